@@ -1,0 +1,72 @@
+//! One error type for everything that can be wrong with a file.
+
+use std::path::{Path, PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault an error is; it decides the exit code of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller asked for something impossible (exit code 2).
+    Caller,
+    /// A file holds something that it must not (exit code 1).
+    File,
+    /// The system refused: no space, no permission, an I/O error (exit code 1).
+    System,
+}
+
+/// What went wrong, where, and in which file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file's bytes break its format. `place` names the tensor, key or section, with the offset where one is known.
+    #[error("{}: {place}: {problem}", file.display())]
+    Malformed {
+        /// The file at fault.
+        file: PathBuf,
+        /// The tensor, key or section, such as `tensor blk.0.attn_q.weight` or `header at byte 8`.
+        place: String,
+        /// What is wrong, and what to do where that is known.
+        problem: String,
+    },
+    /// The operating system refused an operation on a file.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The system's own error.
+        source: std::io::Error,
+    },
+    /// The caller asked for something that cannot be done; the sentence says what to ask instead.
+    #[error("{0}")]
+    Caller(String),
+}
+
+impl Error {
+    /// A [`Error::Malformed`] in one line.
+    pub fn malformed(file: impl AsRef<Path>, place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Malformed { file: file.as_ref().to_owned(), place: place.into(), problem: problem.into() }
+    }
+
+    /// For `map_err` on file operations.
+    pub fn io(file: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let file = file.as_ref().to_owned();
+        move |source| Error::Io { file, source }
+    }
+
+    /// A [`Error::Caller`] in one line.
+    pub fn caller(sentence: impl Into<String>) -> Self {
+        Error::Caller(sentence.into())
+    }
+
+    /// Whose fault it is. A path that does not exist is the caller's.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::Malformed { .. } => Fault::File,
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Fault::Caller,
+            Error::Io { .. } => Fault::System,
+            Error::Caller(_) => Fault::Caller,
+        }
+    }
+}

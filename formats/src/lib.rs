@@ -1,0 +1,22 @@
+//! What the bytes of quantized models mean.
+//!
+//! - [`block`]: every ggml tensor type with its scalar reference quantizer and dequantizer.
+//! - [`gguf`]: reading and writing GGUF v3 files.
+//! - [`checkpoint`]: Hugging Face folders (configuration and safetensors shards).
+//! - [`vocab`]: tokenizer files and the metadata that GGUF keeps of them.
+//!
+//! No threads, no SIMD and no model knowledge live here. Every size and offset that comes from a file goes through
+//! checked arithmetic and a named limit ([`limits`]); values are checked once, in a constructor, and trusted after that.
+
+pub mod block;
+pub mod checkpoint;
+mod error;
+pub mod gguf;
+pub mod limits;
+mod map;
+mod tensor;
+pub mod vocab;
+
+pub use error::{Error, Fault, Result};
+pub use map::Mapped;
+pub use tensor::{QTensor, Shape, SharedBytes};

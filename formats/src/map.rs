@@ -1,0 +1,66 @@
+//! A file mapped into memory, read-only.
+
+use crate::{Error, Result};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// A read-only memory map and the path it came from. Empty files are allowed and give an empty slice.
+#[derive(Debug)]
+pub struct Mapped {
+    path: PathBuf,
+    map: Option<memmap2::Mmap>,
+}
+
+impl Mapped {
+    /// Maps a regular file. Errors: the path does not exist, is a folder, or cannot be mapped.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let meta = file.metadata().map_err(Error::io(&path))?;
+        if !meta.is_file() {
+            return Err(Error::caller(format!("{}: not a regular file", path.display())));
+        }
+        if meta.len() == 0 {
+            return Ok(Mapped { path, map: None });
+        }
+        // SAFETY: the map is read-only and private to this value. Another process that truncates or rewrites the file
+        // while we read would be undefined behaviour in principle; like every tool that maps models we rely on input
+        // files being left alone, and our own outputs replace files by rename, never in place.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
+        Ok(Mapped { path, map: Some(map) })
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells the system that the pages wholly inside `range` (bytes of the file) will not be needed again, so that
+    /// streaming through a large file does not fill memory. A hint: errors are ignored, contents never change.
+    pub fn forget(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            const PAGE: usize = 4096;
+            let start = range.start.div_ceil(PAGE) * PAGE;
+            let end = range.end.min(map.len()) / PAGE * PAGE;
+            if start < end {
+                // SAFETY: MADV_DONTNEED on a read-only file mapping only drops clean pages; they are read again
+                // from the file on the next access.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}

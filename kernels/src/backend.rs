@@ -1,0 +1,229 @@
+//! The operations that a model's forward pass is made of.
+//!
+//! Activations are f32, row-major, one row per token: `(n, width)`. Buffers may be longer than what an operation needs.
+//! Shapes were checked by the engine when it built the model; a backend may panic where they do not fit.
+
+use qconv_formats::QTensor;
+
+/// Errors of a backend: no device, no memory, a format that it cannot compute with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The backend cannot be used here; a full sentence with the reason.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Not enough memory for a weight, buffer or cache.
+    #[error("{what} needs {bytes} bytes of {backend} memory, which are not to be had")]
+    OutOfMemory {
+        /// What was to be allocated.
+        what: String,
+        /// Bytes asked for.
+        bytes: u64,
+        /// The backend's name.
+        backend: String,
+    },
+    /// The device failed while computing.
+    #[error("{0}")]
+    Device(String),
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How a row is normalized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norm {
+    /// `x / sqrt(mean(x^2) + eps)` (Zhang & Sennrich 2019).
+    Rms,
+    /// `(x - mean) / sqrt(var + eps)` (Ba et al. 2016).
+    Layer,
+}
+
+/// Activation functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// The tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// GELU by the error function.
+    GeluErf,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// Which dimensions of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// `(0,1), (2,3), ...`: GGUF's llama family.
+    Interleaved,
+    /// `(0, d/2), (1, d/2+1), ...`: GPT-NeoX and most others.
+    Neox,
+}
+
+/// A rotary position embedding (Su et al. 2021), scaling already folded into the frequencies.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    /// Pairing of dimensions.
+    pub style: RopeStyle,
+    /// Angle per position for each pair; `2 * frequencies.len()` dimensions of each head are rotated, the rest is kept.
+    pub frequencies: Vec<f32>,
+    /// Multiplied onto sine and cosine (YaRN's and LongRoPE's attention factor; 1 otherwise).
+    pub magnitude: f32,
+}
+
+/// Attention of one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a query and key head.
+    pub key_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
+    /// Multiplied onto scores, usually `1 / sqrt(key_dim)`.
+    pub scale: f32,
+    /// Positions seen, the own one included; `None` for all.
+    pub window: Option<usize>,
+    /// `cap * tanh(score / cap)`, Gemma 2.
+    pub soft_cap: Option<f32>,
+}
+
+/// What a key-value cache has to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheShape {
+    /// Layers.
+    pub layers: usize,
+    /// Positions.
+    pub positions: usize,
+    /// Key floats per position and layer (`kv_heads * key_dim`).
+    pub key_width: usize,
+    /// Value floats per position and layer.
+    pub value_width: usize,
+}
+
+/// A place to compute.
+pub trait Backend {
+    /// A weight matrix or vector in the backend's memory.
+    type Weight;
+    /// f32 activations.
+    type Buffer;
+    /// Keys and values of one sequence, all layers.
+    type Cache;
+
+    /// For reports: `cpu (avx2, 2 threads)`.
+    fn name(&self) -> String;
+
+    /// Takes a weight over: by reference into the mapped file, or re-laid out, as the backend sees fit.
+    fn weight(&self, tensor: QTensor) -> Result<Self::Weight>;
+
+    /// A zeroed buffer of `len` floats.
+    fn buffer(&self, len: usize) -> Result<Self::Buffer>;
+
+    /// An empty cache.
+    fn cache(&self, shape: CacheShape) -> Result<Self::Cache>;
+
+    /// Copies the first `out.len()` floats of a buffer to the host.
+    fn read(&self, from: &Self::Buffer, out: &mut [f32]) -> Result<()>;
+
+    /// Copies floats from the host to the front of a buffer.
+    fn write(&self, from: &[f32], to: &mut Self::Buffer) -> Result<()>;
+
+    /// `out[i] = table[rows[i]]`: token or position embeddings, dequantized. `out`: `(rows.len(), cols)`.
+    fn embed(&self, table: &Self::Weight, rows: &[u32], out: &mut Self::Buffer) -> Result<()>;
+
+    /// Normalizes `rows` rows of `cols` floats: `out = norm(x) * weight + bias`. `x`, `out`: `(rows, cols)`.
+    #[allow(clippy::too_many_arguments)] // a kernel's parameters; a struct would only rename them
+    fn norm(
+        &self,
+        norm: Norm,
+        eps: f32,
+        weight: &Self::Weight,
+        bias: Option<&Self::Weight>,
+        x: &Self::Buffer,
+        out: &mut Self::Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()>;
+
+    /// `out = x * w^T + bias` for several weights that share `x` (query-key-value, gate-up): `x`: `(n, cols)`,
+    /// each `out`: `(n, w.rows)`.
+    fn matmul(&self, x: &Self::Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()>;
+
+    /// Rotates `heads` heads of `head_dim` floats in each of `n` rows; row `i` is at position `start + i`.
+    fn rope(
+        &self,
+        rope: &Rope,
+        x: &mut Self::Buffer,
+        n: usize,
+        heads: usize,
+        head_dim: usize,
+        start: usize,
+    ) -> Result<()>;
+
+    /// Appends keys and values of positions `start .. start + n` to a layer of the cache.
+    #[allow(clippy::too_many_arguments)] // as above
+    fn store(
+        &self,
+        cache: &mut Self::Cache,
+        layer: usize,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        start: usize,
+        n: usize,
+    ) -> Result<()>;
+
+    /// Causal attention of the queries at `start .. start + n` over the cache. `q`: `(n, heads * key_dim)`,
+    /// `out`: `(n, heads * value_dim)`.
+    #[allow(clippy::too_many_arguments)] // as above
+    fn attention(
+        &self,
+        shape: &Attention,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `gate = activation(gate) * up` over `len` floats.
+    fn gate(&self, activation: Activation, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize) -> Result<()>;
+
+    /// `x = activation(x)` over `len` floats.
+    fn activate(&self, activation: Activation, x: &mut Self::Buffer, len: usize) -> Result<()>;
+
+    /// `x += y` over `len` floats.
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<()>;
+
+    /// `x *= factor` over `len` floats.
+    fn scale(&self, x: &mut Self::Buffer, factor: f32, len: usize) -> Result<()>;
+
+    /// `x = cap * tanh(x / cap)` over `len` floats.
+    fn soft_cap(&self, x: &mut Self::Buffer, cap: f32, len: usize) -> Result<()>;
+
+    /// `out[i] = x[rows[i]]`: picks rows of activations. `x`: `(any, cols)`, `out`: `(rows.len(), cols)`.
+    fn gather(&self, x: &Self::Buffer, rows: &[u32], cols: usize, out: &mut Self::Buffer) -> Result<()>;
+
+    /// `out[rows[i]] += factors[i] * x[i]`: returns an expert's rows. `x`: `(rows.len(), cols)`.
+    fn scatter_add(
+        &self,
+        x: &Self::Buffer,
+        rows: &[u32],
+        factors: &[f32],
+        cols: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+}
+
+/// One product of [`Backend::matmul`].
+pub struct Product<'a, B: Backend + ?Sized> {
+    /// `(rows, cols)`.
+    pub weight: &'a B::Weight,
+    /// `rows` floats added to every row of the result.
+    pub bias: Option<&'a B::Weight>,
+    /// `(n, rows)`.
+    pub out: &'a mut B::Buffer,
+}

@@ -1,0 +1,1 @@
+//! `config.json`, in the old style and the new.

@@ -1,0 +1,73 @@
+//! A family's hyper-parameters in GGUF metadata.
+
+use crate::error::malformed;
+use qconv_formats::gguf::Metadata;
+use std::path::Path;
+
+/// Reads `ARCH.key` with errors that name the key.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys<'a> {
+    /// The family's name.
+    pub arch: &'a str,
+    /// The file's metadata.
+    pub metadata: &'a Metadata,
+    /// For errors.
+    pub file: &'a Path,
+}
+
+impl Keys<'_> {
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.arch)
+    }
+
+    /// A number that must be there; `0` is refused, and so is what no model has (over 2^32).
+    pub fn size(&self, key: &str) -> anyhow::Result<usize> {
+        self.maybe_size(key)?.ok_or_else(|| malformed(self.file, format!("key {}", self.full(key)), "is missing"))
+    }
+
+    /// A number that may be missing. An array of equal numbers (per layer) counts as that number.
+    pub fn maybe_size(&self, key: &str) -> anyhow::Result<Option<usize>> {
+        let full = self.full(key);
+        let Some(value) = self.metadata.get(&full) else { return Ok(None) };
+        let number = value.as_u64().or_else(|| {
+            let all = value.as_array()?.to_u64s()?;
+            let first = *all.first()?;
+            all.iter().all(|&x| x == first).then_some(first)
+        });
+        match number {
+            Some(n) if n > 0 && n <= u64::from(u32::MAX) => Ok(Some(n as usize)),
+            _ => Err(malformed(self.file, format!("key {full}"), format!("holds {value:?} where one positive number is needed"))),
+        }
+    }
+
+    /// A float that must be there.
+    pub fn float(&self, key: &str) -> anyhow::Result<f32> {
+        self.maybe_float(key)?.ok_or_else(|| malformed(self.file, format!("key {}", self.full(key)), "is missing"))
+    }
+
+    /// A float that may be missing; it must be finite.
+    pub fn maybe_float(&self, key: &str) -> anyhow::Result<Option<f32>> {
+        let full = self.full(key);
+        match self.metadata.get(&full) {
+            None => Ok(None),
+            Some(v) => match v.as_f32() {
+                Some(x) if x.is_finite() => Ok(Some(x)),
+                _ => Err(malformed(self.file, format!("key {full}"), format!("holds {v:?} where a finite float is needed"))),
+            },
+        }
+    }
+
+    /// A string that may be missing.
+    pub fn maybe_str(&self, key: &str) -> Option<&str> {
+        self.metadata.str(&self.full(key))
+    }
+
+    /// Number of layers, heads and so on are bounded so that no allocation grows from a corrupted number.
+    pub fn bounded(&self, key: &str, most: usize) -> anyhow::Result<usize> {
+        let n = self.size(key)?;
+        if n > most {
+            return Err(malformed(self.file, format!("key {}", self.full(key)), format!("{n} is beyond the limit {most}")));
+        }
+        Ok(n)
+    }
+}

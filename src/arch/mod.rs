@@ -1,0 +1,100 @@
+//! Model families: data that says how a checkpoint's tensors and configuration become GGUF, and how the forward pass runs.
+//!
+//! One file and one line in [`ALL`] per family. Converter, verifier and engine read the same value.
+
+mod config;
+mod keys;
+mod llama;
+mod plan;
+
+pub use config::Config;
+pub use keys::Keys;
+pub use plan::{Experts, Feed, Plan, RopePlan, RopeScaling, Window};
+
+use qconv_formats::gguf::Metadata;
+
+/// Every model family.
+pub static ALL: &[&Architecture] = &[&llama::LLAMA];
+
+/// A model family.
+pub struct Architecture {
+    /// GGUF's `general.architecture`.
+    pub name: &'static str,
+    /// `architectures` of `config.json` that belong to it.
+    pub hf_classes: &'static [&'static str],
+    /// Prefixes under which a checkpoint may keep its tensors; the first that fits is stripped before rules apply.
+    pub prefixes: &'static [&'static str],
+    /// What becomes of each tensor.
+    pub tensors: &'static [TensorRule],
+    /// Ends of names of tensors that hold nothing (masks, cached frequencies) and are left out.
+    pub ignore: &'static [&'static str],
+    /// Writes the family's hyper-parameters (`llama.block_count`, ...).
+    pub metadata: fn(&Config, &mut Metadata) -> anyhow::Result<()>,
+    /// Tensors that are computed from the configuration (`rope_freqs.weight`).
+    pub computed: fn(&Config) -> anyhow::Result<Vec<(String, Vec<f32>)>>,
+    /// Reads the hyper-parameters back and says how to run.
+    pub plan: fn(&Keys) -> anyhow::Result<Plan>,
+}
+
+/// What becomes of one kind of tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorRule {
+    /// Name in the checkpoint behind the prefix; `{i}` is the layer, `{e}` an expert (stacked in order).
+    pub hf: &'static str,
+    /// Name in GGUF; `{i}` is the layer.
+    pub gguf: &'static str,
+    /// How the numbers change.
+    pub fix: Fix,
+    /// A checkpoint without it is broken.
+    pub required: bool,
+}
+
+/// How a tensor's numbers change on the way into GGUF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fix {
+    /// Not at all.
+    None,
+    /// Query rows from Hugging Face's half-split order to GGUF's interleaved RoPE order.
+    RopeQuery,
+    /// Key rows likewise.
+    RopeKey,
+    /// Rows and columns swapped (GPT-2's Conv1D).
+    Transpose,
+    /// 1 is added (Gemma's norms).
+    AddOne,
+    /// The first half of the rows of every matrix (a fused gate-up).
+    FirstHalf,
+    /// The second half.
+    SecondHalf,
+}
+
+impl Architecture {
+    /// By `general.architecture`.
+    pub fn by_name(name: &str) -> Option<&'static Architecture> {
+        ALL.iter().copied().find(|a| a.name == name)
+    }
+
+    /// By a class of `config.json`'s `architectures`.
+    pub fn by_hf_class(class: &str) -> Option<&'static Architecture> {
+        ALL.iter().copied().find(|a| a.hf_classes.contains(&class))
+    }
+}
+
+impl TensorRule {
+    /// A tensor that must be there.
+    pub const fn new(hf: &'static str, gguf: &'static str) -> Self {
+        TensorRule { hf, gguf, fix: Fix::None, required: true }
+    }
+
+    /// A tensor that may be missing (biases, an untied output).
+    pub const fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+
+    /// With a fix-up.
+    pub const fn fix(mut self, fix: Fix) -> Self {
+        self.fix = fix;
+        self
+    }
+}

@@ -1,0 +1,133 @@
+//! How the forward pass of a family runs: read from GGUF metadata by [`super::Architecture::plan`], executed by the engine.
+//!
+//! What shows in the tensors is not repeated here: biases, query-key norms, post-norms, an untied output, fused
+//! query-key-value or gate-up matrices and learned positions are there if their tensors are.
+
+use qconv_kernels::{Activation, Norm, RopeStyle};
+
+/// The forward pass of one model.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Number of blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Width of a query or key head.
+    pub key_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
+    /// Positions the model was trained on.
+    pub context: usize,
+    /// Kind of all norms.
+    pub norm: Norm,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Rotary embedding; `None` with learned positions.
+    pub rope: Option<RopePlan>,
+    /// Attention scores are multiplied with it.
+    pub attention_scale: f32,
+    /// Soft-capping of attention scores.
+    pub attention_soft_cap: Option<f32>,
+    /// Sliding windows.
+    pub window: Option<Window>,
+    /// The feed-forward part.
+    pub feed: Feed,
+    /// Embeddings are multiplied with it (Gemma).
+    pub embedding_scale: Option<f32>,
+    /// Soft-capping of logits.
+    pub logit_soft_cap: Option<f32>,
+}
+
+/// Rotary embedding. A tensor `rope_freqs.weight` divides the frequencies where it exists;
+/// `rope_factors_long.weight` and `rope_factors_short.weight` likewise, by context.
+#[derive(Debug, Clone)]
+pub struct RopePlan {
+    /// Pairing of dimensions.
+    pub style: RopeStyle,
+    /// Dimensions of a head that are rotated.
+    pub dims: usize,
+    /// Base of the frequencies.
+    pub base: f32,
+    /// Scaling over all frequencies.
+    pub scaling: RopeScaling,
+    /// Base for the layers with a sliding window, where it differs (Gemma 3); those layers are not scaled.
+    pub window_base: Option<f32>,
+}
+
+/// Context extension.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    None,
+    /// Positions divided by the factor.
+    Linear {
+        /// Factor.
+        factor: f32,
+    },
+    /// YaRN (Peng et al. 2023).
+    Yarn {
+        /// Factor.
+        factor: f32,
+        /// Context before extension.
+        original: usize,
+        /// Attention factor; computed from the factor where the file has none.
+        attention: Option<f32>,
+        /// Rotations above which frequencies stay (32).
+        beta_fast: f32,
+        /// Rotations below which frequencies are interpolated (1).
+        beta_slow: f32,
+    },
+    /// LongRoPE (Ding et al. 2024): factors in tensors, chosen by context.
+    Long {
+        /// Context before extension.
+        original: usize,
+        /// Attention factor; computed where the file has none.
+        attention: Option<f32>,
+    },
+}
+
+/// Which layers see only a window of positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Positions seen, the own one included.
+    pub positions: usize,
+    /// Every n-th layer sees everything (2 for Gemma 2, 6 for Gemma 3); `None`: all layers are windowed.
+    pub global_every: Option<usize>,
+}
+
+/// The feed-forward part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Feed {
+    /// Activation function.
+    pub activation: Activation,
+    /// `down(act(gate(x)) * up(x))` or `down(act(up(x)))`.
+    pub gated: bool,
+    /// Mixture of experts.
+    pub experts: Option<Experts>,
+}
+
+/// A mixture of experts with softmax routing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Experts {
+    /// Experts.
+    pub count: usize,
+    /// Experts used per token.
+    pub used: usize,
+    /// The weights of the chosen ones are scaled to sum to 1.
+    pub normalize: bool,
+}
+
+impl Plan {
+    /// The window of a layer, if it has one.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        let w = self.window?;
+        match w.global_every {
+            Some(n) if (layer + 1) % n == 0 => None,
+            _ => Some(w.positions),
+        }
+    }
+}

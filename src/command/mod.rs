@@ -1,0 +1,35 @@
+//! The commands: one file each, one line each in the list below.
+
+use crate::ui::Ui;
+
+/// What every command is: arguments (clap) that can be run.
+pub trait Run {
+    /// Does the work; results go to standard output.
+    fn run(self, ui: &Ui) -> anyhow::Result<()>;
+}
+
+macro_rules! commands {
+    ($($(#[doc = $doc:literal])* $module:ident :: $name:ident),* $(,)?) => {
+        $( pub mod $module; )*
+
+        /// Every command.
+        #[derive(clap::Subcommand)]
+        #[allow(clippy::large_enum_variant)] // parsed once
+        pub enum Command {
+            $( $(#[doc = $doc])* $name($module::$name), )*
+        }
+
+        impl Run for Command {
+            fn run(self, ui: &Ui) -> anyhow::Result<()> {
+                match self {
+                    $( Command::$name(args) => args.run(ui), )*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    /// Print a shell completion script
+    completions::Completions,
+}

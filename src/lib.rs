@@ -1,0 +1,9 @@
+//! The tool: architectures, methods, recipes, the engine, evaluation, reports and commands.
+//!
+//! Everything that can be listed is a list: [`arch::ALL`], [`method::ALL`], [`qconv_formats::block::ALL`]. Command-line
+//! choices, help, reports and tests iterate those lists.
+
+pub mod cli;
+pub mod command;
+pub mod error;
+pub mod ui;

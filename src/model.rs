@@ -1,0 +1,1 @@
+//! A model in GGUF's terms, wherever it comes from.

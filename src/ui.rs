@@ -1,0 +1,94 @@
+//! What a person sees: notes, warnings, progress. Reports go to standard output, everything else to standard error.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::RefCell;
+use std::io::IsTerminal;
+
+/// How to talk, and what was said.
+#[derive(Debug, Default)]
+pub struct Ui {
+    quiet: bool,
+    strict: bool,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl Ui {
+    /// `quiet`: only warnings and results. `strict`: warnings make [`Ui::finish`] fail.
+    pub fn new(quiet: bool, strict: bool) -> Self {
+        Ui { quiet, strict, warnings: RefCell::default() }
+    }
+
+    /// A line of progress, not shown when quiet.
+    pub fn note(&self, line: impl AsRef<str>) {
+        if !self.quiet {
+            eprintln!("{}", line.as_ref());
+        }
+    }
+
+    /// Something that a careful user wants to know: shown always, counted, and refused under `--strict`.
+    pub fn warn(&self, sentence: impl Into<String>) {
+        let sentence = sentence.into();
+        eprintln!("warning: {sentence}");
+        self.warnings.borrow_mut().push(sentence);
+    }
+
+    /// The warnings so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().clone()
+    }
+
+    /// Under `--strict`, an error if anything was warned about. To be called before an output appears.
+    pub fn refuse_warnings(&self) -> anyhow::Result<()> {
+        let n = self.warnings.borrow().len();
+        if self.strict && n > 0 {
+            anyhow::bail!("--strict: {n} warning{} above", if n == 1 { "" } else { "s" });
+        }
+        Ok(())
+    }
+
+    /// A bar over `total` bytes on a terminal; nothing otherwise.
+    pub fn bytes_bar(&self, total: u64) -> ProgressBar {
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style =
+            ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}");
+        let bar = ProgressBar::new(total);
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        bar
+    }
+
+    /// A bar over `total` steps on a terminal; nothing otherwise.
+    pub fn steps_bar(&self, total: u64) -> ProgressBar {
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {eta} left  {msg}");
+        let bar = ProgressBar::new(total);
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        bar
+    }
+}
+
+/// `12.3 MB`, `1.24 GB`: decimal units, three significant digits.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = if unit == 0 || value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
