@@ -3,7 +3,9 @@
 //! Everything that can be listed is a list: [`arch::ALL`], [`method::ALL`], [`qconv_formats::block::ALL`]. Command-line
 //! choices, help, reports and tests iterate those lists.
 
+pub mod arch;
 pub mod cli;
 pub mod command;
 pub mod error;
+pub mod model;
 pub mod ui;

@@ -1,1 +1,163 @@
-//! `config.json`, in the old style and the new.
+//! `config.json`, in the old style (`rope_theta`, `rope_scaling`) and the new (`rope_parameters`).
+
+use crate::error::malformed;
+use anyhow::Result;
+use qconv_formats::checkpoint::Checkpoint;
+use serde_json::{Map, Value as Json};
+use std::path::PathBuf;
+
+/// A parsed `config.json` with errors that name the key. The text part of a multimodal configuration is lifted to the top.
+#[derive(Debug, Clone)]
+pub struct Config {
+    file: PathBuf,
+    values: Map<String, Json>,
+}
+
+impl Config {
+    /// Takes a checkpoint's configuration.
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        let mut values = checkpoint.config().as_object().cloned().unwrap_or_default();
+        if let Some(Json::Object(text)) = values.get("text_config").cloned() {
+            let class = values.get("architectures").cloned();
+            values.extend(text);
+            if let Some(class) = class {
+                values.insert("architectures".into(), class);
+            }
+        }
+        Config { file: checkpoint.folder().join("config.json"), values }
+    }
+
+    /// An error that names a key of the file.
+    pub fn error(&self, key: &str, problem: impl Into<String>) -> anyhow::Error {
+        malformed(&self.file, format!("key {key}"), problem)
+    }
+
+    /// A value that is there and not null.
+    pub fn get(&self, key: &str) -> Option<&Json> {
+        self.values.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The first class of `architectures`.
+    pub fn class(&self) -> Result<&str> {
+        let classes = self.get("architectures").and_then(Json::as_array);
+        classes.and_then(|c| c.first()).and_then(Json::as_str).ok_or_else(|| {
+            self.error("architectures", "is missing: it names the model class, such as LlamaForCausalLM")
+        })
+    }
+
+    /// A positive integer under the first of several names.
+    pub fn maybe_size(&self, names: &[&str]) -> Result<Option<usize>> {
+        let Some((name, value)) = names.iter().find_map(|n| Some((*n, self.get(n)?))) else { return Ok(None) };
+        match value.as_u64() {
+            Some(n) if n > 0 && n <= u64::from(u32::MAX) => Ok(Some(n as usize)),
+            _ => Err(self.error(name, format!("is {value} where a positive integer is needed"))),
+        }
+    }
+
+    /// A positive integer that must be there.
+    pub fn size(&self, names: &[&str]) -> Result<usize> {
+        self.maybe_size(names)?.ok_or_else(|| self.error(names[0], "is missing"))
+    }
+
+    /// A finite float under the first of several names.
+    pub fn maybe_float(&self, names: &[&str]) -> Result<Option<f32>> {
+        let Some((name, value)) = names.iter().find_map(|n| Some((*n, self.get(n)?))) else { return Ok(None) };
+        self.finite(name, value).map(Some)
+    }
+
+    /// A finite float with the default that the model class has.
+    pub fn float_or(&self, names: &[&str], default: f32) -> Result<f32> {
+        Ok(self.maybe_float(names)?.unwrap_or(default))
+    }
+
+    /// A boolean, `false` where missing.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).and_then(Json::as_bool).unwrap_or(false)
+    }
+
+    /// A string.
+    pub fn str(&self, names: &[&str]) -> Option<&str> {
+        names.iter().find_map(|n| self.get(n)?.as_str())
+    }
+
+    /// A number of layers for which no file can make us allocate nonsense.
+    pub fn layers(&self) -> Result<usize> {
+        const MOST: usize = 4096;
+        let names = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
+        let n = self.size(&names)?;
+        if n > MOST { Err(self.error(names[0], format!("is {n}, more than any model has"))) } else { Ok(n) }
+    }
+
+    /// The class's activation must be one of those that the family's forward pass computes.
+    pub fn require_activation(&self, names: &[&str], known: &[&str]) -> Result<()> {
+        match self.str(names) {
+            Some(act) if !known.contains(&act) => Err(self
+                .error(names[0], format!("is {act:?}; GGUF's forward pass for this family computes {known:?} only"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Rotary embedding parameters, of either style; `kind` is `full_attention` or `sliding_attention` where a
+    /// configuration has one set per kind of layer.
+    pub fn rope(&self, kind: &str) -> Result<RopeConfig> {
+        let empty = Map::new();
+        let object = |v: Option<&Json>| v.and_then(Json::as_object).cloned();
+        let shared = object(self.get("rope_parameters")).or_else(|| object(self.get("rope_scaling"))).unwrap_or(empty);
+        let values = object(shared.get(kind)).unwrap_or(shared);
+        let mut theta = values.get("rope_theta").filter(|v| !v.is_null());
+        if theta.is_none() && kind == "full_attention" {
+            theta = self.get("rope_theta");
+        }
+        let theta = theta.map(|v| self.finite("rope_theta", v)).transpose()?;
+        let scaling = values.get("rope_type").or_else(|| values.get("type")).and_then(Json::as_str);
+        let scaling = scaling.unwrap_or("default").to_lowercase();
+        Ok(RopeConfig { config: self.clone(), values, theta, scaling })
+    }
+
+    fn finite(&self, name: &str, value: &Json) -> Result<f32> {
+        match value.as_f64().map(|x| x as f32) {
+            Some(x) if x.is_finite() => Ok(x),
+            _ => Err(self.error(name, format!("is {value} where a finite number is needed"))),
+        }
+    }
+}
+
+/// Rotary embedding parameters of one kind of layer.
+#[derive(Debug, Clone)]
+pub struct RopeConfig {
+    config: Config,
+    values: Map<String, Json>,
+    /// Base of the frequencies, if the configuration gives one.
+    pub theta: Option<f32>,
+    /// `default`, `linear`, `llama3`, `yarn`, `longrope`, `su`, `dynamic`, lower case.
+    pub scaling: String,
+}
+
+impl RopeConfig {
+    /// A float of the scaling.
+    pub fn maybe_float(&self, key: &str) -> Result<Option<f32>> {
+        let value = self.values.get(key).filter(|v| !v.is_null());
+        value.map(|v| self.config.finite(&format!("rope_parameters.{key}"), v)).transpose()
+    }
+
+    /// A float of the scaling that must be there.
+    pub fn float(&self, key: &str) -> Result<f32> {
+        self.maybe_float(key)?.ok_or_else(|| self.config.error(&format!("rope_parameters.{key}"), "is missing"))
+    }
+
+    /// `original_max_position_embeddings`, which some configurations keep at the top level.
+    pub fn original_context(&self) -> Result<Option<usize>> {
+        let key = "original_max_position_embeddings";
+        match self.maybe_float(key)? {
+            Some(n) if n >= 1.0 => Ok(Some(n as usize)),
+            Some(n) => Err(self.config.error(&format!("rope_parameters.{key}"), format!("is {n}"))),
+            None => self.config.maybe_size(&[key]),
+        }
+    }
+
+    /// A list of floats (LongRoPE's factors).
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        let Some(list) = self.values.get(key).and_then(Json::as_array) else { return Ok(None) };
+        list.iter().map(|v| self.config.finite(&format!("rope_parameters.{key}"), v)).collect::<Result<_>>().map(Some)
+    }
+}

@@ -36,8 +36,17 @@ impl Keys<'_> {
         });
         match number {
             Some(n) if n > 0 && n <= u64::from(u32::MAX) => Ok(Some(n as usize)),
-            _ => Err(malformed(self.file, format!("key {full}"), format!("holds {value:?} where one positive number is needed"))),
+            _ => Err(malformed(
+                self.file,
+                format!("key {full}"),
+                format!("holds {value:?} where one positive number is needed"),
+            )),
         }
+    }
+
+    /// A number that may be missing; zero counts as missing.
+    pub fn maybe_size_or_zero(&self, key: &str) -> anyhow::Result<Option<usize>> {
+        if self.metadata.u64(&self.full(key)) == Some(0) { Ok(None) } else { self.maybe_size(key) }
     }
 
     /// A float that must be there.
@@ -52,7 +61,11 @@ impl Keys<'_> {
             None => Ok(None),
             Some(v) => match v.as_f32() {
                 Some(x) if x.is_finite() => Ok(Some(x)),
-                _ => Err(malformed(self.file, format!("key {full}"), format!("holds {v:?} where a finite float is needed"))),
+                _ => Err(malformed(
+                    self.file,
+                    format!("key {full}"),
+                    format!("holds {v:?} where a finite float is needed"),
+                )),
             },
         }
     }
@@ -66,7 +79,11 @@ impl Keys<'_> {
     pub fn bounded(&self, key: &str, most: usize) -> anyhow::Result<usize> {
         let n = self.size(key)?;
         if n > most {
-            return Err(malformed(self.file, format!("key {}", self.full(key)), format!("{n} is beyond the limit {most}")));
+            return Err(malformed(
+                self.file,
+                format!("key {}", self.full(key)),
+                format!("{n} is beyond the limit {most}"),
+            ));
         }
         Ok(n)
     }

@@ -2,10 +2,20 @@
 //!
 //! One file and one line in [`ALL`] per family. Converter, verifier and engine read the same value.
 
+mod common;
 mod config;
+mod gemma;
 mod keys;
-mod llama;
 mod plan;
+
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod llama;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3moe;
 
 pub use config::Config;
 pub use keys::Keys;
@@ -14,7 +24,16 @@ pub use plan::{Experts, Feed, Plan, RopePlan, RopeScaling, Window};
 use qconv_formats::gguf::Metadata;
 
 /// Every model family.
-pub static ALL: &[&Architecture] = &[&llama::LLAMA];
+pub static ALL: &[&Architecture] = &[
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &gpt2::GPT2,
+    &qwen3::QWEN3,
+    &qwen3moe::QWEN3MOE,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &phi3::PHI3,
+];
 
 /// A model family.
 pub struct Architecture {
@@ -22,7 +41,8 @@ pub struct Architecture {
     pub name: &'static str,
     /// `architectures` of `config.json` that belong to it.
     pub hf_classes: &'static [&'static str],
-    /// Prefixes under which a checkpoint may keep its tensors; the first that fits is stripped before rules apply.
+    /// Prefixes under which a checkpoint may keep its tensors. Rules are written with the first; the others may stand
+    /// in its place.
     pub prefixes: &'static [&'static str],
     /// What becomes of each tensor.
     pub tensors: &'static [TensorRule],
@@ -31,22 +51,36 @@ pub struct Architecture {
     /// Writes the family's hyper-parameters (`llama.block_count`, ...).
     pub metadata: fn(&Config, &mut Metadata) -> anyhow::Result<()>,
     /// Tensors that are computed from the configuration (`rope_freqs.weight`).
-    pub computed: fn(&Config) -> anyhow::Result<Vec<(String, Vec<f32>)>>,
+    pub computed: fn(&Config) -> anyhow::Result<Vec<Computed>>,
     /// Reads the hyper-parameters back and says how to run.
     pub plan: fn(&Keys) -> anyhow::Result<Plan>,
 }
 
+/// A computed tensor: its GGUF name and its values (a vector).
+pub type Computed = (String, Vec<f32>);
+
 /// What becomes of one kind of tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorRule {
-    /// Name in the checkpoint behind the prefix; `{i}` is the layer, `{e}` an expert (stacked in order).
+    /// Name in the checkpoint; `{i}` is the layer, `{e}` an expert (stacked in order).
     pub hf: &'static str,
     /// Name in GGUF; `{i}` is the layer.
     pub gguf: &'static str,
     /// How the numbers change.
     pub fix: Fix,
-    /// A checkpoint without it is broken.
-    pub required: bool,
+    /// When a checkpoint without it is broken.
+    pub required: Required,
+}
+
+/// Whether a tensor must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Required {
+    /// Always.
+    Yes,
+    /// In models without experts.
+    UnlessExperts,
+    /// Never: biases, an untied output, alternatives.
+    No,
 }
 
 /// How a tensor's numbers change on the way into GGUF.
@@ -83,12 +117,18 @@ impl Architecture {
 impl TensorRule {
     /// A tensor that must be there.
     pub const fn new(hf: &'static str, gguf: &'static str) -> Self {
-        TensorRule { hf, gguf, fix: Fix::None, required: true }
+        TensorRule { hf, gguf, fix: Fix::None, required: Required::Yes }
     }
 
     /// A tensor that may be missing (biases, an untied output).
     pub const fn optional(mut self) -> Self {
-        self.required = false;
+        self.required = Required::No;
+        self
+    }
+
+    /// A tensor that only models without experts have.
+    pub const fn unless_experts(mut self) -> Self {
+        self.required = Required::UnlessExperts;
         self
     }
 
@@ -96,5 +136,11 @@ impl TensorRule {
     pub const fn fix(mut self, fix: Fix) -> Self {
         self.fix = fix;
         self
+    }
+}
+
+impl std::fmt::Debug for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
     }
 }

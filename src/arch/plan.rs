@@ -91,12 +91,12 @@ pub enum RopeScaling {
 }
 
 /// Which layers see only a window of positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// Positions seen, the own one included.
     pub positions: usize,
-    /// Every n-th layer sees everything (2 for Gemma 2, 6 for Gemma 3); `None`: all layers are windowed.
-    pub global_every: Option<usize>,
+    /// Per layer: has the window, or sees everything.
+    pub windowed: Vec<bool>,
 }
 
 /// The feed-forward part.
@@ -124,10 +124,7 @@ pub struct Experts {
 impl Plan {
     /// The window of a layer, if it has one.
     pub fn window_of(&self, layer: usize) -> Option<usize> {
-        let w = self.window?;
-        match w.global_every {
-            Some(n) if (layer + 1) % n == 0 => None,
-            _ => Some(w.positions),
-        }
+        let window = self.window.as_ref()?;
+        window.windowed.get(layer).copied().unwrap_or(false).then_some(window.positions)
     }
 }

@@ -1,0 +1,49 @@
+//! Gemma 3 (text): norms on queries and keys, five windowed layers for each that sees everything, with their own RoPE base.
+
+use super::common::{self, IGNORE, PREFIXES};
+use super::{Architecture, Fix, TensorRule, gemma};
+
+/// Of this many layers the last sees everything.
+const PERIOD: usize = 6;
+/// transformers' `rope_local_base_freq` where the configuration has none.
+const LOCAL_BASE: f32 = 10_000.0;
+
+/// The family.
+pub static GEMMA3: Architecture = Architecture {
+    name: "gemma3",
+    hf_classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
+    prefixes: PREFIXES,
+    tensors: &{
+        let extra = [
+            TensorRule::new("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight").fix(Fix::AddOne),
+            TensorRule::new("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight").fix(Fix::AddOne),
+        ];
+        let mut all = [extra[0]; gemma::TENSORS.len() + 2];
+        all[1] = extra[1];
+        let mut i = 0;
+        while i < gemma::TENSORS.len() {
+            all[i + 2] = gemma::TENSORS[i];
+            i += 1;
+        }
+        all
+    },
+    ignore: IGNORE,
+    metadata: |config, out| {
+        gemma::write("gemma3", config, out, PERIOD)?;
+        if config.rope("full_attention")?.theta.is_none() {
+            out.set("gemma3.rope.freq_base", 1_000_000.0f32); // the class's default
+        }
+        if let Some(base) = config.maybe_float(&["rope_local_base_freq"])? {
+            out.set("gemma3.rope.freq_base_swa", base);
+        }
+        Ok(())
+    },
+    computed: common::none,
+    plan: |keys| {
+        let mut plan = gemma::plan(keys, PERIOD)?;
+        if let Some(rope) = &mut plan.rope {
+            rope.window_base.get_or_insert(LOCAL_BASE);
+        }
+        Ok(plan)
+    },
+};

@@ -1,0 +1,37 @@
+//! Qwen2 and Qwen2.5: Llama's block with biases on query, key and value, and NeoX rotary order.
+
+use super::common::{self, IGNORE, PREFIXES};
+use super::{Architecture, TensorRule};
+use qconv_kernels::RopeStyle;
+
+/// The family.
+pub static QWEN2: Architecture = Architecture {
+    name: "qwen2",
+    hf_classes: &["Qwen2ForCausalLM", "Qwen2Model"],
+    prefixes: PREFIXES,
+    tensors: &[
+        TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
+        TensorRule::new("model.norm.weight", "output_norm.weight"),
+        TensorRule::new("lm_head.weight", "output.weight").optional(),
+        TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
+        TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight"),
+        TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").optional(),
+        TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight"),
+        TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").optional(),
+        TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
+        TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
+        TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
+        TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
+        TensorRule::new("model.layers.{i}.mlp.gate_proj.weight", "blk.{i}.ffn_gate.weight"),
+        TensorRule::new("model.layers.{i}.mlp.up_proj.weight", "blk.{i}.ffn_up.weight"),
+        TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
+    ],
+    ignore: IGNORE,
+    metadata: |config, out| {
+        config.require_activation(&["hidden_act"], &["silu", "swish"])?;
+        common::write_llama_like("qwen2", config, out)?;
+        common::write_window("qwen2", config, out)
+    },
+    computed: common::llama3_factors,
+    plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
+};
