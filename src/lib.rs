@@ -8,4 +8,5 @@ pub mod cli;
 pub mod command;
 pub mod error;
 pub mod model;
+pub mod output;
 pub mod ui;

@@ -1,0 +1,43 @@
+//! Ctrl-C, SIGTERM and SIGHUP remove what is unfinished.
+
+use anyhow::Context as _;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The temporary files of this process.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Whether the signal handler is there.
+static INSTALLED: Mutex<bool> = Mutex::new(false);
+
+/// The list of temporary files, locked; an interrupt waits while it is held. The first call installs the handler.
+pub fn unfinished() -> anyhow::Result<MutexGuard<'static, BTreeSet<PathBuf>>> {
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*installed {
+        ctrlc::set_handler(stop).context("cannot watch for Ctrl-C")?;
+        *installed = true;
+    }
+    Ok(lock())
+}
+
+/// Removes a temporary file and forgets it.
+pub fn remove(part: &Path) {
+    // Errors do not matter: what cannot be removed is overwritten by the next run to the same destination.
+    let _ = std::fs::remove_file(part);
+    lock().remove(part);
+}
+
+fn lock() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // A set of paths cannot be left half changed by a panic in another thread.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs on the handler's own thread. The lock is kept to the end: no new file appears behind our back.
+fn stop() {
+    let parts = lock();
+    for part in parts.iter() {
+        let _ = std::fs::remove_file(part);
+    }
+    eprintln!("interrupted{}", if parts.is_empty() { "" } else { "; the unfinished output is removed" });
+    std::process::exit(130);
+}
