@@ -1,1 +1,285 @@
 //! The CPU backend.
+//!
+//! [`Cpu`] computes on packed weights where they lie (in the mapped file), on its own threads ([`Options::threads`])
+//! and with the instruction set that it finds ([`Options::isa`]). Results do not depend on the number of threads: every
+//! output element is summed by one thread in a fixed order.
+
+mod activation;
+mod attention;
+mod cores;
+mod isa;
+mod matmul;
+mod memory;
+mod pool;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+pub use attention::Cache;
+pub use cores::physical_cores;
+pub use isa::{Avx2, Isa};
+pub use weight::Weight;
+
+use crate::{Activation, Attention, Backend, CacheShape, Error, Norm, Product, Result, Rope};
+use memory::{Aligned, Split};
+use pool::Pool;
+use qconv_formats::QTensor;
+use std::ops::{Deref, DerefMut};
+
+/// Elements below which a loop is not worth waking other threads for.
+const SMALL: usize = 16 * 1024;
+
+/// What the caller may choose; the default is the fastest on this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Threads, the caller's included; `None` for the physical cores that the process may use.
+    pub threads: Option<usize>,
+    /// The best instruction set to use; `None` for the best there is. The environment variable `QCONV_ISA` caps it too.
+    pub isa: Option<Isa>,
+    /// Precision of activations in products with block-quantized weights.
+    pub activations: Activations,
+    /// Precision of the key-value cache.
+    pub kv: Kv,
+}
+
+/// Precision of activations in products with block-quantized weights. F32, F16 and BF16 weights always meet f32
+/// activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Rounded to 8 bits with one f32 scale for 32 neighbours wherever the format has an integer kernel (none has one
+    /// yet), as llama.cpp does, which takes one scale for 256 with K-quants.
+    #[default]
+    Int8,
+    /// f32 throughout.
+    Exact,
+}
+
+/// Precision of the key-value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kv {
+    /// Half precision, as llama.cpp's default.
+    #[default]
+    F16,
+    /// f32, for parity checks.
+    F32,
+}
+
+/// The CPU backend; see the module.
+pub struct Cpu {
+    options: Options,
+    isa: Isa,
+    pool: Pool,
+    angles: rope::Angles,
+}
+
+/// f32 activations.
+pub struct Buffer(Aligned<f32>);
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+impl Cpu {
+    /// Starts the threads. Errors: an instruction set that is not here, no thread to be had, zero threads asked for.
+    pub fn new(options: Options) -> Result<Self> {
+        let isa = Isa::pick(options.isa)?;
+        let threads = options.threads.unwrap_or_else(physical_cores);
+        if !(1..=1024).contains(&threads) {
+            return Err(Error::Unavailable(format!("{threads} threads were asked for; 1 to 1024 are possible")));
+        }
+        let pool = Pool::new(threads)
+            .map_err(|e| Error::Unavailable(format!("the system did not start {threads} threads: {e}")))?;
+        Ok(Cpu { options, isa, pool, angles: rope::Angles::default() })
+    }
+
+    /// Threads in use, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The choices made.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Runs `f` over rows of `width` floats of `x`, in parallel where that pays.
+    fn rows(&self, x: &mut [f32], rows: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+        let x = Split::new(&mut x[..rows * width]);
+        let grain = (SMALL / 4 / width.max(1)).max(1);
+        let each = |item: usize| {
+            for row in item * grain..rows.min((item + 1) * grain) {
+                // SAFETY: each row belongs to one item.
+                f(row, unsafe { x.slice(row * width, width) });
+            }
+        };
+        if rows * width < SMALL {
+            (0..rows.div_ceil(grain)).for_each(each);
+        } else {
+            self.pool.run(rows.div_ceil(grain), each);
+        }
+    }
+
+    /// Runs `f` over pieces of the first `len` floats of `x`; `f` is given the piece's start.
+    fn pieces(&self, x: &mut [f32], len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+        const PIECE: usize = SMALL / 4;
+        let whole = len / PIECE;
+        let (head, tail) = x[..len].split_at_mut(whole * PIECE);
+        self.rows(head, whole, PIECE, |row, piece| f(row * PIECE, piece));
+        f(whole * PIECE, tail);
+    }
+}
+
+impl Backend for Cpu {
+    type Weight = Weight;
+    type Buffer = Buffer;
+    type Cache = Cache;
+
+    fn name(&self) -> String {
+        let threads = self.threads();
+        format!("cpu ({}, {threads} thread{})", self.isa.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn weight(&self, tensor: QTensor) -> Result<Weight> {
+        Weight::new(tensor)
+    }
+
+    fn buffer(&self, len: usize) -> Result<Buffer> {
+        Aligned::zeroed(len, "a buffer of activations").map(Buffer)
+    }
+
+    fn cache(&self, shape: CacheShape) -> Result<Cache> {
+        Cache::new(&self.options, shape)
+    }
+
+    fn read(&self, from: &Buffer, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&from[..out.len()]);
+        Ok(())
+    }
+
+    fn write(&self, from: &[f32], to: &mut Buffer) -> Result<()> {
+        to[..from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn embed(&self, table: &Weight, rows: &[u32], out: &mut Buffer) -> Result<()> {
+        self.rows(out, rows.len(), table.cols(), |i, out| table.dequantize(rows[i] as usize, 0, out));
+        Ok(())
+    }
+
+    fn norm(
+        &self,
+        norm: Norm,
+        eps: f32,
+        weight: &Weight,
+        bias: Option<&Weight>,
+        x: &Buffer,
+        out: &mut Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        let weight = &weight.vector()[..cols];
+        let bias = bias.map(|b| &b.vector()[..cols]);
+        self.rows(out, rows, cols, |row, out| {
+            let x = &x[row * cols..][..cols];
+            let mean = match norm {
+                Norm::Rms => 0.0,
+                Norm::Layer => (x.iter().map(|v| f64::from(*v)).sum::<f64>() / cols as f64) as f32,
+            };
+            let squares: f64 = x.iter().map(|v| f64::from(v - mean).powi(2)).sum();
+            let factor = (1.0 / (squares / cols as f64 + f64::from(eps)).sqrt()) as f32;
+            for i in 0..cols {
+                out[i] = (x[i] - mean) * factor * weight[i] + bias.map_or(0.0, |b| b[i]);
+            }
+        });
+        Ok(())
+    }
+
+    fn matmul(&self, x: &Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
+        matmul::matmul(&self.pool, x, n, outs);
+        Ok(())
+    }
+
+    fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {
+        self.angles.rotate(&self.pool, rope, x, n, heads, head_dim, start);
+        Ok(())
+    }
+
+    fn store(&self, cache: &mut Cache, layer: usize, k: &Buffer, v: &Buffer, start: usize, n: usize) -> Result<()> {
+        cache.store(layer, k, v, start, n);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        shape: &Attention,
+        q: &Buffer,
+        cache: &Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        attention::attention(&self.pool, shape, q, cache, layer, start, n, out);
+        Ok(())
+    }
+
+    fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {
+        let up = &up[..len];
+        self.pieces(gate, len, |start, gate| {
+            for (g, u) in gate.iter_mut().zip(&up[start..]) {
+                *g = activation::activate(activation, *g) * u;
+            }
+        });
+        Ok(())
+    }
+
+    fn activate(&self, activation: Activation, x: &mut Buffer, len: usize) -> Result<()> {
+        self.pieces(x, len, |_, x| x.iter_mut().for_each(|v| *v = activation::activate(activation, *v)));
+        Ok(())
+    }
+
+    fn add(&self, x: &mut Buffer, y: &Buffer, len: usize) -> Result<()> {
+        let y = &y[..len];
+        self.pieces(x, len, |start, x| x.iter_mut().zip(&y[start..]).for_each(|(x, y)| *x += y));
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Buffer, factor: f32, len: usize) -> Result<()> {
+        self.pieces(x, len, |_, x| x.iter_mut().for_each(|v| *v *= factor));
+        Ok(())
+    }
+
+    fn soft_cap(&self, x: &mut Buffer, cap: f32, len: usize) -> Result<()> {
+        self.pieces(x, len, |_, x| x.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh()));
+        Ok(())
+    }
+
+    fn gather(&self, x: &Buffer, rows: &[u32], cols: usize, out: &mut Buffer) -> Result<()> {
+        self.rows(out, rows.len(), cols, |i, out| out.copy_from_slice(&x[rows[i] as usize * cols..][..cols]));
+        Ok(())
+    }
+
+    fn scatter_add(&self, x: &Buffer, rows: &[u32], factors: &[f32], cols: usize, out: &mut Buffer) -> Result<()> {
+        // In order: the same row may come twice, and additions must not change places.
+        for (i, (row, factor)) in rows.iter().zip(factors).enumerate() {
+            let out = &mut out[*row as usize * cols..][..cols];
+            out.iter_mut().zip(&x[i * cols..]).for_each(|(o, x)| *o += factor * x);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Instruction sets, picked at run time.
+//!
+//! A value of a proof type ([`Avx2`]) can only be made where the CPU has the instructions, so whoever holds one may use
+//! them. `cargo build` with no flags gives the fast binary.
+
+use crate::{Error, Result};
+
+/// The instruction sets that kernels are written for, slowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust: what the compiler makes of it on any machine.
+    Scalar,
+    /// AVX2, FMA and F16C (Haswell, Zen and later).
+    Avx2,
+}
+
+impl Isa {
+    /// Every instruction set with its name, slowest first.
+    pub const ALL: &[(Isa, &str)] = &[(Isa::Scalar, "scalar"), (Isa::Avx2, "avx2")];
+
+    /// The name used in reports and in `QCONV_ISA`.
+    pub fn name(self) -> &'static str {
+        Isa::ALL.iter().find(|(isa, _)| *isa == self).map_or("unknown", |(_, name)| name)
+    }
+
+    /// By name, case-insensitive.
+    pub fn by_name(name: &str) -> Option<Isa> {
+        Isa::ALL.iter().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|(isa, _)| *isa)
+    }
+
+    /// Whether this CPU has the instructions.
+    pub fn is_here(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 => Avx2::new().is_some(),
+        }
+    }
+
+    /// The best instruction set of this CPU that `asked` and the environment variable `QCONV_ISA` allow.
+    ///
+    /// Errors: `asked` is not to be had here, or `QCONV_ISA` names nothing known.
+    pub fn pick(asked: Option<Isa>) -> Result<Isa> {
+        if let Some(isa) = asked.filter(|isa| !isa.is_here()) {
+            let here = Cpu::isa_names().join(", ");
+            return Err(Error::Unavailable(format!("this CPU has no {}; it has {here}", isa.name())));
+        }
+        let cap = match std::env::var("QCONV_ISA") {
+            Err(_) => Isa::ALL[Isa::ALL.len() - 1].0,
+            Ok(name) => Isa::by_name(&name).ok_or_else(|| {
+                let known: Vec<_> = Isa::ALL.iter().map(|(_, n)| *n).collect();
+                Error::Unavailable(format!("QCONV_ISA is {name:?}, which is none of {}", known.join(", ")))
+            })?,
+        };
+        let cap = asked.map_or(cap, |isa| isa.min(cap));
+        Ok(Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| *isa <= cap && isa.is_here()).max().unwrap_or(Isa::Scalar))
+    }
+}
+
+/// Proof that this CPU has AVX2, FMA and F16C, and that the system saves their registers.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// `None` on CPUs without.
+    #[inline]
+    pub fn new() -> Option<Avx2> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+            return Some(Avx2(()));
+        }
+        None
+    }
+}
+
+use super::Cpu;
+
+impl Cpu {
+    /// Names of the instruction sets that this CPU has, slowest first; tests and benches loop over them.
+    pub fn isa_names() -> Vec<&'static str> {
+        Isa::ALL.iter().filter(|(isa, _)| isa.is_here()).map(|(_, name)| *name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_again() {
+        for (isa, name) in Isa::ALL {
+            assert_eq!(Isa::by_name(&name.to_uppercase()), Some(*isa));
+            assert_eq!(isa.name(), *name);
+        }
+        assert_eq!(Isa::by_name("avx1024"), None);
+    }
+
+    #[test]
+    fn scalar_can_always_be_asked_for() {
+        assert_eq!(Isa::pick(Some(Isa::Scalar)).unwrap(), Isa::Scalar);
+    }
+}

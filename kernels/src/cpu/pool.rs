@@ -1,0 +1,302 @@
+//! Threads for one kind of work: short parallel loops, thousands a second.
+//!
+//! Workers spin for a moment after each loop, because the next one of the same token comes within microseconds, and
+//! then sleep. Items are handed out by an atomic counter, so a worker that the system has put aside delays nobody: the
+//! others take its items, and a loop ends without those who never entered it. Which thread computes an item must not
+//! change its result; everything built on this gives the same bits for any number of threads.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long an idle worker spins before it sleeps: longer than the gap between two loops of a token, and short enough
+/// to be no burden on others.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// A loop body: called with the number of an item.
+type Body<'a> = dyn Fn(usize) + Sync + 'a;
+
+const NOTHING: &Body<'static> = &|_| {};
+
+/// The loop being run.
+struct Job {
+    body: *const Body<'static>,
+    items: usize,
+}
+
+/// `gate` holds the number of the loop in its upper bits, then whether it is closed, then how many workers are inside.
+const CLOSED: u64 = 1 << 16;
+const INSIDE: u64 = CLOSED - 1;
+const EPOCH: u32 = 17;
+
+struct Shared {
+    gate: AtomicU64,
+    next: AtomicUsize,
+    /// Written by the caller only while the gate is closed and nobody is inside; read by workers inside.
+    job: UnsafeCell<Job>,
+    panicked: Mutex<Option<Box<dyn Any + Send>>>,
+    stop: AtomicBool,
+    sleepers: AtomicUsize,
+    bed: Mutex<()>,
+    wake: Condvar,
+    spin: Duration,
+}
+
+// SAFETY: `job` is the only field that is not Sync by itself. It is written while no worker is inside (see `Pool::run`),
+// published by the release store that opens the gate and read only after an acquiring entry; the body that it points to
+// is Sync.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is never used outside of the loop that it belongs to.
+unsafe impl Send for Shared {}
+
+/// Worker threads that share loops with the calling thread.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    /// One loop at a time; a second caller waits.
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// `threads` in all, the caller of [`Pool::run`] included. Errors: the system gives no thread.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(Shared {
+            gate: AtomicU64::new(CLOSED),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { body: NOTHING, items: 0 }),
+            panicked: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            bed: Mutex::new(()),
+            wake: Condvar::new(),
+            // With more threads than cores a spinning one only takes time from those that have work.
+            spin: if threads <= cores { SPIN } else { Duration::ZERO },
+        });
+        let mut pool = Pool { shared, workers: Vec::new(), turn: Mutex::new(()) };
+        for i in 1..threads {
+            let shared = pool.shared.clone();
+            // On an error the pool is dropped, which ends the workers that were started.
+            pool.workers.push(std::thread::Builder::new().name(format!("cpu-{i}")).spawn(move || work(&shared))?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads in all.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `body` once for every number below `items`, on this thread and the workers, in no particular order.
+    ///
+    /// Panics if `body` does, after every thread has left the loop. Must not be called from inside a body.
+    pub fn run(&self, items: usize, body: impl Fn(usize) + Sync) {
+        if items <= 1 || self.workers.is_empty() {
+            return (0..items).for_each(body);
+        }
+        let _turn = lock(&self.turn);
+        let shared = &*self.shared;
+        let body: &Body<'_> = &body;
+        // SAFETY: the gate is closed and nobody is inside (the previous loop ended so), hence nothing reads `job`.
+        // The lifetime is extended to store the pointer; workers use it only inside, and this function does not
+        // return or unwind before the gate is closed again and the last one has left (`Close`).
+        unsafe {
+            let body = std::mem::transmute::<*const Body<'_>, *const Body<'static>>(body);
+            *shared.job.get() = Job { body, items };
+        }
+        lock(&shared.panicked).take(); // left behind when the caller's own item panicked as well
+        shared.next.store(0, Ordering::Relaxed);
+        let epoch = (shared.gate.load(Ordering::Relaxed) >> EPOCH) + 1;
+        // SeqCst here and in `sleep`: either the worker sees the open gate or we see the sleeper.
+        shared.gate.store(epoch << EPOCH, Ordering::SeqCst);
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(lock(&shared.bed));
+            shared.wake.notify_all();
+        }
+        let close = Close(shared);
+        loop {
+            let i = shared.next.fetch_add(1, Ordering::Relaxed);
+            if i >= items {
+                break;
+            }
+            body(i);
+        }
+        drop(close);
+        let panicked = lock(&shared.panicked).take();
+        if let Some(cause) = panicked {
+            resume_unwind(cause);
+        }
+    }
+}
+
+/// Ends the loop: no item is handed out any more, nobody may enter, and everybody has left.
+struct Close<'a>(&'a Shared);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.next.fetch_max(usize::MAX / 2, Ordering::Relaxed);
+        self.0.gate.fetch_or(CLOSED, Ordering::AcqRel);
+        let start = Instant::now();
+        while self.0.gate.load(Ordering::Acquire) & INSIDE != 0 {
+            if start.elapsed() < self.0.spin {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        drop(lock(&self.shared.bed));
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join(); // panics of bodies were caught and passed on already
+        }
+    }
+}
+
+/// A worker's life.
+fn work(shared: &Shared) {
+    let mut done = 0; // the last loop that this worker took part in
+    while wait(shared, done) {
+        let gate = shared.gate.load(Ordering::Acquire);
+        if gate & CLOSED != 0 || gate >> EPOCH == done {
+            continue;
+        }
+        if shared.gate.compare_exchange(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        done = gate >> EPOCH;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: we are inside the open gate: the caller wrote `job` before opening it and waits for us to leave.
+            let (body, items) = unsafe {
+                let job = &*shared.job.get();
+                (&*job.body, job.items)
+            };
+            loop {
+                let i = shared.next.fetch_add(1, Ordering::Relaxed);
+                if i >= items {
+                    break;
+                }
+                body(i);
+            }
+        }));
+        if let Err(cause) = result {
+            shared.next.fetch_max(usize::MAX / 2, Ordering::Relaxed);
+            lock(&shared.panicked).get_or_insert(cause);
+        }
+        shared.gate.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Waits for a loop other than `done`: spins, then sleeps. False when the pool ends.
+fn wait(shared: &Shared, done: u64) -> bool {
+    let ready = |gate: u64| gate & CLOSED == 0 && gate >> EPOCH != done;
+    let start = Instant::now();
+    loop {
+        for _ in 0..32 {
+            if ready(shared.gate.load(Ordering::Acquire)) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if shared.stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        if start.elapsed() >= shared.spin {
+            break;
+        }
+    }
+    let mut bed = lock(&shared.bed);
+    shared.sleepers.fetch_add(1, Ordering::SeqCst);
+    let awake = loop {
+        if shared.stop.load(Ordering::SeqCst) {
+            break false;
+        }
+        if ready(shared.gate.load(Ordering::SeqCst)) {
+            break true;
+        }
+        bed = shared.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
+    };
+    shared.sleepers.fetch_sub(1, Ordering::SeqCst);
+    awake
+}
+
+/// The locks guard no data that a panic could leave half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_once() {
+        for threads in [1, 2, 3, 7, 64] {
+            let pool = Pool::new(threads).unwrap();
+            assert_eq!(pool.threads(), threads);
+            for items in [0, 1, 2, 7, 1000] {
+                let hits: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..20 {
+                    pool.run(items, |i| {
+                        hits[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 20), "{threads} threads, {items} items");
+            }
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake_again() {
+        let pool = Pool::new(3).unwrap();
+        let sum = AtomicUsize::new(0);
+        for _ in 0..5 {
+            std::thread::sleep(SPIN * 5);
+            pool.run(100, |i| {
+                sum.fetch_add(i, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(sum.into_inner(), 5 * 4950);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(4).unwrap();
+        for round in 0..20 {
+            let result = catch_unwind(AssertUnwindSafe(|| pool.run(100, |i| assert!(i != 17 + round, "item {i}"))));
+            let cause = result.expect_err("the panic was lost");
+            assert_eq!(cause.downcast_ref::<String>().unwrap(), &format!("item {}", 17 + round));
+        }
+        let count = AtomicUsize::new(0);
+        pool.run(50, |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 50);
+    }
+
+    #[test]
+    fn callers_from_several_threads_take_turns() {
+        let pool = Pool::new(3).unwrap();
+        let count = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        pool.run(10, |_| {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 2000);
+    }
+}
