@@ -1,4 +1,4 @@
-//! Unquantized floats: F32, F16, BF16.
+//! Unquantized floats: F32, F16, BF16; F64, which is only read.
 
 use super::{BlockFormat, Importance};
 use half::{bf16, f16};
@@ -43,6 +43,20 @@ pub static BF16: BlockFormat = BlockFormat {
     scalar: None,
     expected_error: 1.7e-3,
     find_nonfinite: |b| first_nonfinite(b, |x| bf16::from_le_bytes(x).to_f32()),
+};
+
+/// IEEE double precision. Read (rounded to single precision), never written: nothing quantizes to it.
+pub static F64: BlockFormat = BlockFormat {
+    name: "F64",
+    ggml_id: 28,
+    block_weights: 1,
+    block_bytes: 8,
+    quantize: None,
+    dequantize: Some(|b, out| decode(b, out, |x| f64::from_le_bytes(x) as f32)),
+    importance: Importance::Unused,
+    scalar: None,
+    expected_error: 0.0,
+    find_nonfinite: |b| first_nonfinite(b, |x| f64::from_le_bytes(x) as f32),
 };
 
 fn encode<const N: usize>(weights: &[f32], out: &mut [u8], to: impl Fn(f32) -> [u8; N]) {

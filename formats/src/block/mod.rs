@@ -5,9 +5,37 @@
 //! `fixtures/blocks` holds those bytes.
 
 mod float;
+mod integer;
+mod iq4;
+mod k_affine;
+mod k_symmetric;
+mod legacy;
+mod scalar;
+mod search;
 
 /// Every tensor type that qconv knows, in the order of their ggml numbers.
-pub static ALL: &[&BlockFormat] = &[&float::F32, &float::F16, &float::BF16];
+pub static ALL: &[&BlockFormat] = &[
+    &float::F32,
+    &float::F16,
+    &legacy::Q4_0,
+    &legacy::Q4_1,
+    &legacy::Q5_0,
+    &legacy::Q5_1,
+    &legacy::Q8_0,
+    &k_affine::Q2_K,
+    &k_symmetric::Q3_K,
+    &k_affine::Q4_K,
+    &k_affine::Q5_K,
+    &k_symmetric::Q6_K,
+    &iq4::IQ4_NL,
+    &iq4::IQ4_XS,
+    &integer::I8,
+    &integer::I16,
+    &integer::I32,
+    &integer::I64,
+    &float::F64,
+    &float::BF16,
+];
 
 pub use float::{BF16, F16, F32};
 
@@ -33,15 +61,16 @@ pub struct BlockFormat {
     pub quantize: Option<QuantizeRow>,
     /// `None` for integer types.
     pub dequantize: Option<DequantizeRow>,
-    /// The format takes importance into account; `NeedsImportance` where ggml gives garbage without.
+    /// Whether the format takes importance into account.
     pub importance: Importance,
-    /// The four steps of the default quantizer for formats whose codes are scalars on a grid; lets GPTQ, HQQ and
-    /// AdaRound pick the codes. `None` for floats and for codebooks of groups.
+    /// The steps of the default quantizer for formats whose codes are scalars on a grid; lets GPTQ, HQQ and AdaRound pick
+    /// the codes. `None` for floats and for codebooks of groups.
     pub scalar: Option<&'static dyn ScalarCodes>,
     /// What plain round-to-nearest quantization of normally distributed weights gives, as RMS error over RMS value.
     /// `verify --against` judges tensors by it. Measured, see the test `expected_error_is_what_is_measured`.
     pub expected_error: f32,
-    /// First problem in packed bytes that make weights NaN or infinite (a scale, a float): the index of the block.
+    /// First block of packed bytes with a number that makes weights NaN or infinite (a scale, a float), as
+    /// `ggml_validate_row_data` looks for them: the index of the block.
     pub find_nonfinite: fn(bytes: &[u8]) -> Option<usize>,
 }
 
@@ -52,39 +81,64 @@ pub enum Importance {
     Unused,
     /// Used where given.
     Used,
-    /// llama-quantize refuses this type without it.
+    /// Used where given, and llama-quantize refuses this type without it, except for token embeddings and the output
+    /// matrix.
     Required,
 }
 
-/// The default quantizer in four steps, for formats where every weight has its own small integer code.
+/// The default quantizer in its steps, for formats where every weight has its own small integer code.
 ///
-/// Round-to-nearest, GPTQ, HQQ and AdaRound differ only in who picks the codes. `fit`, then `code` for every weight, then
-/// `pack` gives exactly the bytes of [`BlockFormat::quantize`].
+/// A weight is `scale * levels[code] - min`, with one scale and one minimum per group of neighbouring weights. Round-to-nearest,
+/// GPTQ, HQQ and AdaRound differ only in who picks the codes:
+/// - the default quantizer is `fit`, then `pack` of the codes that came with the grid. That gives exactly the bytes of
+///   [`BlockFormat::quantize`], which is the same code;
+/// - a method takes its grid from `fit` (or from scales and minimums of its own through `grid`), picks codes by `code` and
+///   `value`, and packs them.
+///
+/// The codes of `fit` are mostly, but not always, what `code` gives on the final grid: in some formats ggml chooses codes
+/// first and refits the scale to them, or rounds the scale to half precision afterwards.
+///
+/// Slices are one block: [`BlockFormat::block_weights`] weights, importances or codes, [`BlockFormat::block_bytes`] bytes.
+/// Functions panic where lengths do not fit or a code has no level.
 pub trait ScalarCodes: Sync {
-    /// Searches scales and minimums for one block. `sigma2` is the row's mean square (ggml mixes it into the importance).
-    fn fit(&self, weights: &[f32], importance: Option<&[f32]>, sigma2: f32) -> Grid;
-    /// The code that the default quantizer gives to a weight at position `i` of the block.
+    /// Weights in a group; position `i` of a block belongs to group `i / group()`.
+    fn group(&self) -> usize;
+    /// What each code stands for, in units of the group's scale. Ascending, except in the 4-bit floats.
+    fn levels(&self) -> &'static [f32];
+    /// Searches scales and minimums for one block and writes the default codes into `codes`. `mean_square` is the whole
+    /// row's [`mean_square`]: ggml mixes it into the importance. It plays no role without importance.
+    fn fit(&self, weights: &[f32], importance: Option<&[f32]>, mean_square: f32, codes: &mut [u8]) -> Grid;
+    /// The grid that the format can express for the scales and minimums asked for, one per group: rounded to half
+    /// precision and to the header's small integers. `min` may be empty in formats without minimums.
+    /// `importance`, one number per group, decides whose rounding errors count more.
+    fn grid(&self, scale: &[f32], min: &[f32], importance: Option<&[f32]>) -> Grid;
+    /// The code whose value is nearest to a weight at position `i` of the block.
     fn code(&self, grid: &Grid, i: usize, weight: f32) -> u8;
-    /// The weight that a code stands for at position `i`.
+    /// The weight that a code stands for at position `i`: bit for bit what [`BlockFormat::dequantize`] gives.
     fn value(&self, grid: &Grid, i: usize, code: u8) -> f32;
-    /// Number of codes.
-    fn levels(&self) -> usize;
     /// Writes one block.
     fn pack(&self, grid: &Grid, codes: &[u8], out: &mut [u8]);
+    /// Reads one block.
+    fn unpack(&self, block: &[u8], codes: &mut [u8]) -> Grid;
 }
 
-/// The fitted grid of one block: what [`ScalarCodes::fit`] found. Sub-blocks that do not exist are zero.
+/// The grid of one block: what [`ScalarCodes::fit`] found.
 #[derive(Debug, Clone)]
 pub struct Grid {
-    /// Effective scale per sub-block, as a reader will see it.
+    /// Effective scale per group, as a reader will see it. Entries beyond the block's groups are zero.
     pub scale: [f32; 16],
-    /// Effective minimum per sub-block (subtracted), as a reader will see it.
+    /// Effective minimum per group (subtracted), as a reader will see it. Zero in formats without minimums.
     pub min: [f32; 16],
-    /// What weights are multiplied with to find their code; differs from `1 / scale` where ggml rounds the scale after
-    /// choosing codes.
-    pub inverse: [f32; 16],
-    /// The block's header fields (scales, minimums) as they will be packed; private to each format.
-    pub header: [u8; 32],
+    /// The block's header fields as they will be packed; private to each format.
+    header: Header,
+}
+
+/// A block without its codes: half-precision numbers and small integers, in the order of their bytes.
+type Header = [u8; 32];
+
+/// Mean of the squares of a row, as [`ScalarCodes::fit`] wants it.
+pub fn mean_square(row: &[f32]) -> f32 {
+    search::sum_of_squares(row) / row.len() as f32
 }
 
 impl BlockFormat {
@@ -133,7 +187,6 @@ impl std::fmt::Debug for BlockFormat {
 }
 
 /// For formats in which no packed value can be NaN or infinite.
-#[allow(dead_code)] // until the first such format is here
 fn always_finite(_: &[u8]) -> Option<usize> {
     None
 }
