@@ -1,102 +1,13 @@
 //! Hugging Face folders: `config.json` and its neighbours, one or many safetensors files.
 
-use crate::{Error, Mapped, Result, Shape, limits};
-use safetensors::Dtype;
+mod file;
+
+pub use file::{SafetensorsFile, StoredTensor};
+
+use crate::{Error, Result, limits};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// A safetensors file with its checked header.
-#[derive(Debug)]
-pub struct SafetensorsFile {
-    map: Arc<Mapped>,
-    tensors: Vec<StoredTensor>,
-}
-
-/// A tensor as a safetensors file stores it.
-#[derive(Debug, Clone)]
-pub struct StoredTensor {
-    /// Name in the checkpoint.
-    pub name: String,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Shape; scalars and empty tensors (which safetensors allows) have no [`Shape`].
-    pub shape: Option<Shape>,
-    /// Bytes of the file.
-    pub range: Range<usize>,
-}
-
-impl SafetensorsFile {
-    /// Maps a file and checks its header: offsets inside the file, no overlaps, sizes equal to shape times dtype.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let map = Mapped::open(path)?;
-        let (head, meta) = safetensors::SafeTensors::read_metadata(map.bytes())
-            .map_err(|e| Error::malformed(map.path(), "safetensors header", explain(&e, map.bytes())))?;
-        let start = head + 8;
-        let mut tensors = Vec::new();
-        for (name, info) in meta.tensors() {
-            let (a, b) = info.data_offsets;
-            let end = start.checked_add(b).filter(|&e| e <= map.bytes().len() && a <= b);
-            let end = end.ok_or_else(|| {
-                Error::malformed(
-                    map.path(),
-                    format!("tensor {name}"),
-                    format!("its bytes {a}..{b} end behind the file: it is truncated"),
-                )
-            })?;
-            let shape = if info.shape.is_empty() || info.shape.contains(&0) {
-                None
-            } else {
-                Some(
-                    Shape::new(&info.shape)
-                        .map_err(|what| Error::malformed(map.path(), format!("tensor {name}"), what))?,
-                )
-            };
-            tensors.push(StoredTensor { name: name.clone(), dtype: info.dtype, shape, range: start + a..end });
-        }
-        tensors.sort_by(|x, y| x.range.start.cmp(&y.range.start).then_with(|| x.name.cmp(&y.name)));
-        Ok(SafetensorsFile { map: Arc::new(map), tensors })
-    }
-
-    /// The tensors in file order.
-    pub fn tensors(&self) -> &[StoredTensor] {
-        &self.tensors
-    }
-
-    /// A tensor's bytes.
-    pub fn bytes(&self, tensor: &StoredTensor) -> &[u8] {
-        &self.map.bytes()[tensor.range.clone()]
-    }
-
-    /// The file.
-    pub fn map(&self) -> &Arc<Mapped> {
-        &self.map
-    }
-}
-
-/// The safetensors crate's errors in words, with the numbers that are in the file.
-fn explain(e: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
-    use safetensors::SafeTensorError as E;
-    let size = bytes.len();
-    let head = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
-    match e {
-        E::HeaderTooSmall => format!("the file has {size} bytes, a header alone takes 8 and more: it is truncated"),
-        E::HeaderTooLarge | E::InvalidHeaderLength => {
-            format!(
-                "says that it is {} bytes long in a file of {size}: the file is truncated or no safetensors file",
-                head.unwrap_or(0)
-            )
-        }
-        E::MetadataIncompleteBuffer => {
-            format!(
-                "describes more or fewer bytes than the file's {size}: the file is truncated or has bytes behind its end"
-            )
-        }
-        other => other.to_string(),
-    }
-}
 
 /// A Hugging Face model folder, opened: configuration parsed, all shards mapped and checked.
 #[derive(Debug)]
@@ -109,10 +20,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder. Errors: no `config.json`, no safetensors, an index that names a missing shard or tensor, a tensor
-    /// in two shards, a corrupted header.
+    /// Opens a folder. Errors: no `config.json`, no safetensors, an index that names a missing shard or tensor, a shard
+    /// that is missing by the others' names, a tensor in two shards, weights twice, a corrupted header.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
+        folder.metadata().map_err(Error::io(&folder))?;
         let config = read_json(&folder.join("config.json"))?.ok_or_else(|| {
             Error::malformed(&folder, "config.json", "is missing: this is no Hugging Face model folder")
         })?;
@@ -124,7 +36,7 @@ impl Checkpoint {
         let shards = list_shards(&folder)?;
         for path in &shards.files {
             let file = SafetensorsFile::open(path)?;
-            for (i, t) in file.tensors.iter().enumerate() {
+            for (i, t) in file.tensors().iter().enumerate() {
                 if index.insert(t.name.clone(), (files.len(), i)).is_some() {
                     return Err(Error::malformed(path, format!("tensor {}", t.name), "is in two shards"));
                 }
@@ -132,7 +44,8 @@ impl Checkpoint {
             files.push(file);
         }
         for (name, shard) in &shards.expected {
-            if !index.contains_key(name) {
+            let said = folder.join(shard);
+            if index.get(name).is_none_or(|&(file, _)| shards.files[file] != said) {
                 let place = format!("tensor {name}");
                 return Err(Error::malformed(
                     folder.join(INDEX),
@@ -167,7 +80,7 @@ impl Checkpoint {
     /// A tensor by name, with the file that holds it.
     pub fn tensor(&self, name: &str) -> Option<(&SafetensorsFile, &StoredTensor)> {
         let &(file, tensor) = self.index.get(name)?;
-        Some((&self.files[file], &self.files[file].tensors[tensor]))
+        Some((&self.files[file], &self.files[file].tensors()[tensor]))
     }
 
     /// The shards.
@@ -177,6 +90,7 @@ impl Checkpoint {
 }
 
 const INDEX: &str = "model.safetensors.index.json";
+const WHOLE: &str = "model.safetensors";
 
 struct Shards {
     files: Vec<PathBuf>,
@@ -199,6 +113,10 @@ fn list_shards(folder: &Path) -> Result<Shards> {
             names.insert(shard.to_owned());
             expected.push((tensor.clone(), shard.to_owned()));
         }
+        if !names.contains(WHOLE) && folder.join(WHOLE).exists() {
+            let what = format!("names other shards, but the folder also holds {WHOLE}: remove one of the two");
+            return Err(Error::malformed(&index_path, "weight_map", what));
+        }
         let files: Vec<PathBuf> = names.iter().map(|n| folder.join(n)).collect();
         if let Some(missing) = files.iter().find(|f| !f.exists()) {
             let name = missing.file_name().unwrap_or_default().to_string_lossy();
@@ -218,11 +136,28 @@ fn list_shards(folder: &Path) -> Result<Shards> {
     if files.is_empty() {
         return Err(Error::malformed(
             folder,
-            "model.safetensors",
+            WHOLE,
             "is missing: no safetensors weights here (PyTorch .bin files are not read; save the model with safe_serialization=True)",
         ));
     }
+    complete(folder, &files)?;
     Ok(Shards { files, expected: Vec::new() })
+}
+
+/// Without an index, names like `model-00002-of-00003.safetensors` say how many shards there have to be.
+fn complete(folder: &Path, files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((front, count)) = name.trim_end_matches(".safetensors").rsplit_once("-of-") else { continue };
+        let Some((front, number)) = front.rsplit_once('-') else { continue };
+        let (Ok(_), Ok(shards)) = (number.parse::<u32>(), count.parse::<u32>()) else { continue };
+        let shard = |i: u32| format!("{front}-{i:0width$}-of-{count}.safetensors", width = number.len());
+        // The first missing one ends the search, so that a large number in a name costs nothing.
+        if let Some(missing) = (1..=shards).map(shard).find(|name| !folder.join(name).exists()) {
+            return Err(Error::malformed(folder, format!("shard {missing}"), "is missing from the folder"));
+        }
+    }
+    Ok(())
 }
 
 /// Reads and parses a JSON file; `None` if it does not exist.

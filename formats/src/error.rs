@@ -46,7 +46,7 @@ pub enum Error {
 impl Error {
     /// A [`Error::Malformed`] in one line.
     pub fn malformed(file: impl AsRef<Path>, place: impl Into<String>, problem: impl Into<String>) -> Self {
-        Error::Malformed { file: file.as_ref().to_owned(), place: place.into(), problem: problem.into() }
+        Error::Malformed { file: file.as_ref().to_owned(), place: shown(place.into()), problem: shown(problem.into()) }
     }
 
     /// For `map_err` on file operations.
@@ -69,4 +69,14 @@ impl Error {
             Error::Caller(_) => Fault::Caller,
         }
     }
+}
+
+/// A file's own words (names of tensors and keys) on a terminal: control characters are escaped, and what is endless is cut.
+fn shown(words: String) -> String {
+    const MOST: usize = 2000;
+    if words.len() <= MOST && !words.contains(char::is_control) {
+        return words;
+    }
+    let cut: String = words.chars().take(MOST).collect();
+    cut.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

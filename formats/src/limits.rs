@@ -19,3 +19,8 @@ pub const MAX_ARRAY_DEPTH: usize = 4;
 pub const MAX_ALIGNMENT: u32 = 1 << 20;
 /// Bytes of a JSON side file (`config.json`, `tokenizer.json`, ...). The largest tokenizers have about 40 MB.
 pub const MAX_JSON: u64 = 1 << 30;
+/// Bytes of a safetensors header (the reference implementation's bound).
+pub const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
+/// Strings, or arrays, in a metadata array: each takes several times its bytes in memory. The largest vocabularies have
+/// some 300,000 entries.
+pub const MAX_STRINGS: u64 = 1 << 24;

@@ -15,11 +15,13 @@ impl Mapped {
     /// Maps a regular file. Errors: the path does not exist, is a folder, or cannot be mapped.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let meta = file.metadata().map_err(Error::io(&path))?;
+        // Asked before opening: opening a pipe waits for its other end.
+        let meta = path.metadata().map_err(Error::io(&path))?;
         if !meta.is_file() {
-            return Err(Error::caller(format!("{}: not a regular file", path.display())));
+            let what = if meta.is_dir() { "is a folder, where a file is needed" } else { "is no regular file" };
+            return Err(Error::caller(format!("{}: {what}", path.display())));
         }
+        let file = File::open(&path).map_err(Error::io(&path))?;
         if meta.len() == 0 {
             return Ok(Mapped { path, map: None });
         }
@@ -45,7 +47,8 @@ impl Mapped {
     pub fn forget(&self, range: std::ops::Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
-            const PAGE: usize = 4096;
+            // The largest page size of the processor's family: advice has to begin and end on a page.
+            const PAGE: usize = if cfg!(target_arch = "x86_64") { 4096 } else { 65536 };
             let start = range.start.div_ceil(PAGE) * PAGE;
             let end = range.end.min(map.len()) / PAGE * PAGE;
             if start < end {

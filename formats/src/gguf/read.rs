@@ -83,6 +83,10 @@ impl Gguf {
     pub fn is_gguf(path: impl AsRef<Path>) -> bool {
         use std::io::Read;
         let mut magic = [0; 4];
+        // A pipe would wait for its other end.
+        if !path.as_ref().metadata().is_ok_and(|m| m.is_file()) {
+            return false;
+        }
         std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok() && magic == MAGIC
     }
 
@@ -249,9 +253,18 @@ impl Cursor<'_> {
         let start = self.pos;
         let n = self.u64(place)?;
         let n = usize::try_from(n).map_err(|_| self.error(start, place, format!("has a string of {n} bytes")))?;
-        let bytes = self.take(n, place)?.to_vec();
-        String::from_utf8(bytes).map_err(|e| {
-            self.error(start + 8 + e.utf8_error().valid_up_to(), place, "holds a string that is not valid UTF-8")
+        match std::str::from_utf8(self.take(n, place)?) {
+            Ok(s) => Ok(s.to_owned()),
+            Err(e) => Err(self.error(start + 8 + e.valid_up_to(), place, "holds a string that is not valid UTF-8")),
+        }
+    }
+
+    /// The i-th string of an array. Its place is only spelled out when something is wrong: vocabularies are long.
+    fn element(&mut self, place: &str, i: usize) -> Result<String> {
+        let start = self.pos;
+        self.string(place).or_else(|_| {
+            self.pos = start;
+            self.string(&format!("{place}[{i}]"))
         })
     }
 
@@ -286,12 +299,24 @@ impl Cursor<'_> {
         let start = self.pos;
         let kind = self.u32(place)?;
         let n = self.u64(place)?;
-        // Every element takes at least one byte (a string or array at least eight): a count beyond the file is
-        // refused before anything is allocated for it.
-        let least = if matches!(kind, 8 | 9) { 8 } else { 1 };
+        // Every element takes at least one byte (a string eight, an array twelve): a count beyond the file is refused
+        // before anything is allocated for it.
+        let least = match kind {
+            8 => 8,
+            9 => 12,
+            _ => 1,
+        };
         let left = (self.bytes.len() - self.pos) as u64;
         if n.checked_mul(least).is_none_or(|need| need > left) {
-            return Err(self.error(start, place, format!("is an array of {n} elements, but {left} bytes are left")));
+            return Err(self.error(
+                start,
+                place,
+                format!("is an array of {n} elements, but {left} bytes are left: the file is truncated or corrupted"),
+            ));
+        }
+        if least > 1 && n > limits::MAX_STRINGS {
+            let what = format!("is an array of {n} elements, beyond the limit {}", limits::MAX_STRINGS);
+            return Err(self.error(start, place, what));
         }
         let n = n as usize;
         Ok(match kind {
@@ -303,7 +328,7 @@ impl Cursor<'_> {
             5 => Array::I32(self.numbers(n, place, i32::from_le_bytes)?),
             6 => Array::F32(self.numbers(n, place, f32::from_le_bytes)?),
             7 => Array::Bool((0..n).map(|_| self.bool(place)).collect::<Result<_>>()?),
-            8 => Array::String((0..n).map(|i| self.string(&format!("{place}[{i}]"))).collect::<Result<_>>()?),
+            8 => Array::String((0..n).map(|i| self.element(place, i)).collect::<Result<_>>()?),
             9 if depth > 0 => Array::Array((0..n).map(|_| self.typed_array(place, depth - 1)).collect::<Result<_>>()?),
             9 => return Err(self.error(start, place, "nests arrays too deeply")),
             10 => Array::U64(self.numbers(n, place, u64::from_le_bytes)?),

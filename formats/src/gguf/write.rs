@@ -31,19 +31,28 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Lays a file out; tensors stand in the order given. Errors name the key or tensor that cannot be written.
+    /// Lays a file out; tensors stand in the order given. Errors name the key or tensor that cannot be written, and
+    /// everything is refused that [`super::Gguf::open`] would not read.
+    ///
+    /// As ggml does, outer dimensions of 1 are left out: a matrix of one row becomes a vector. The file ends with the
+    /// padding of its last tensor, as llama-quantize's and gguf-py's do.
     pub fn new(metadata: &Metadata, tensors: &[TensorEntry]) -> Result<Self> {
         let alignment = match metadata.get("general.alignment") {
             None => DEFAULT_ALIGNMENT as u64,
             Some(Value::U32(n)) if n.is_power_of_two() && *n >= 8 && *n <= limits::MAX_ALIGNMENT => u64::from(*n),
             Some(v) => return Err(Error::caller(format!("general.alignment: {v:?} is no power of two from 8"))),
         };
+        if tensors.len() as u64 > limits::MAX_TENSORS || metadata.len() as u64 > limits::MAX_KEYS {
+            let (t, k) = (tensors.len(), metadata.len());
+            return Err(Error::caller(format!("{t} tensors and {k} keys are more than one GGUF file may have")));
+        }
         let mut head = Vec::new();
         head.extend(MAGIC);
         head.extend(VERSION.to_le_bytes());
         head.extend((tensors.len() as u64).to_le_bytes());
         head.extend((metadata.len() as u64).to_le_bytes());
         for (key, value) in metadata.iter() {
+            check_value(key, value)?;
             put_string(&mut head, key);
             head.extend((value.value_type() as u32).to_le_bytes());
             put_value(&mut head, value);
@@ -69,14 +78,18 @@ impl Writer {
                     fail(format!("rows of {} weights are no multiple of {}'s block", t.shape.cols(), t.format.name))
                 })? as u64;
             put_string(&mut head, &t.name);
-            head.extend((t.shape.dims().len() as u32).to_le_bytes());
-            for &d in t.shape.dims().iter().rev() {
+            let ones = t.shape.dims().iter().take_while(|&&d| d == 1).count();
+            let dims = &t.shape.dims()[ones.min(t.shape.dims().len() - 1)..];
+            head.extend((dims.len() as u32).to_le_bytes());
+            for &d in dims.iter().rev() {
                 head.extend((d as u64).to_le_bytes());
             }
             head.extend(t.format.ggml_id.to_le_bytes());
             head.extend(offset.to_le_bytes());
-            ranges.push(offset..offset + size);
-            offset = (offset + size).next_multiple_of(alignment);
+            let end =
+                offset.checked_add(size).filter(|&end| end < 1 << 62).ok_or_else(|| fail("is too large".into()))?;
+            ranges.push(offset..end);
+            offset = end.next_multiple_of(alignment);
         }
         head.resize(head.len().next_multiple_of(alignment as usize), 0);
         let start = head.len() as u64;
@@ -99,6 +112,24 @@ impl Writer {
     /// Bytes of the whole file, the padding behind the last tensor included. Bytes between tensors are zero.
     pub fn file_size(&self) -> u64 {
         self.size
+    }
+}
+
+fn check_value(key: &str, value: &Value) -> Result<()> {
+    let fail = |what: &str| Err(Error::caller(format!("key {key:?}: {what}")));
+    fn depth(array: &Array) -> usize {
+        match array {
+            Array::Array(inner) => 1 + inner.iter().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    match value {
+        _ if key.is_empty() || key.len() > limits::MAX_KEY => fail("its name is empty or too long"),
+        Value::Array(a) if depth(a) > limits::MAX_ARRAY_DEPTH => fail("nests arrays too deeply"),
+        Value::Array(a @ (Array::String(_) | Array::Array(_))) if a.len() as u64 > limits::MAX_STRINGS => {
+            fail("has too many elements")
+        }
+        _ => Ok(()),
     }
 }
 
