@@ -9,4 +9,5 @@ pub mod command;
 pub mod error;
 pub mod model;
 pub mod output;
+pub mod recipe;
 pub mod ui;
