@@ -4,9 +4,12 @@
 //! choices, help, reports and tests iterate those lists.
 
 pub mod arch;
+pub mod backend;
 pub mod cli;
 pub mod command;
+pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod model;
 pub mod output;
 pub mod recipe;

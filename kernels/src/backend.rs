@@ -122,6 +122,11 @@ pub trait Backend {
     /// A zeroed buffer of `len` floats.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
 
+    /// Bytes of one key or value number in this backend's caches; memory is planned with it.
+    fn cache_float_bytes(&self) -> usize {
+        4
+    }
+
     /// An empty cache.
     fn cache(&self, shape: CacheShape) -> Result<Self::Cache>;
 

@@ -162,6 +162,13 @@ impl Backend for Cpu {
         Aligned::zeroed(len, "a buffer of activations").map(Buffer)
     }
 
+    fn cache_float_bytes(&self) -> usize {
+        match self.options.kv {
+            Kv::F16 => 2,
+            Kv::F32 => 4,
+        }
+    }
+
     fn cache(&self, shape: CacheShape) -> Result<Cache> {
         Cache::new(&self.options, shape)
     }

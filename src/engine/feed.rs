@@ -1,0 +1,138 @@
+//! The feed-forward part: one network, or a router and its experts.
+
+use super::forward::Scratch;
+use super::weights::{Linear, Mlp};
+use crate::arch::{Experts, Plan};
+use qconv_kernels::{Backend, Product, Result};
+
+/// `out = down(act(gate(x)) * up(x))`, or `down(act(up(x)))`. `x`, `out`: `(n, width)`; `gate`, `up`: `(n, hidden)`.
+#[allow(clippy::too_many_arguments)] // the buffers of one step
+pub(super) fn dense<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    mlp: &Mlp<B>,
+    x: &B::Buffer,
+    gate: &mut B::Buffer,
+    up: &mut B::Buffer,
+    out: &mut B::Buffer,
+    n: usize,
+) -> Result<()> {
+    let up_product = Product { weight: &mlp.up.weight, bias: mlp.up.bias.as_ref(), out: &mut *up };
+    let hidden = match &mlp.gate {
+        Some(weights) => {
+            let gate_product = Product { weight: &weights.weight, bias: weights.bias.as_ref(), out: &mut *gate };
+            b.matmul(x, n, &mut [gate_product, up_product])?;
+            b.gate(plan.feed.activation, gate, up, n * mlp.hidden)?;
+            gate
+        }
+        None => {
+            b.matmul(x, n, &mut [up_product])?;
+            b.activate(plan.feed.activation, up, n * mlp.hidden)?;
+            up
+        }
+    };
+    b.matmul(hidden, n, &mut [Product { weight: &mlp.down.weight, bias: mlp.down.bias.as_ref(), out }])
+}
+
+/// Which rows go to which expert, with what weight. Filled per batch, allocated once.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    scores: Vec<f32>,       // (n, experts)
+    rows: Vec<Vec<u32>>,    // per expert
+    factors: Vec<Vec<f32>>, // per expert
+    order: Vec<u32>,
+}
+
+impl Routes {
+    /// For batches of up to `n` tokens.
+    pub fn new(experts: Option<Experts>, n: usize) -> Self {
+        let Some(experts) = experts else { return Routes::default() };
+        Routes {
+            scores: vec![0.0; n * experts.count],
+            rows: vec![Vec::with_capacity(n); experts.count],
+            factors: vec![Vec::with_capacity(n); experts.count],
+            order: Vec::with_capacity(experts.count),
+        }
+    }
+
+    /// Softmax over all experts, then the best `used` per token (the lower number where two are equal), their weights
+    /// scaled to sum to 1 where the model does so. `self.scores` holds the router's products for `n` tokens.
+    fn choose(&mut self, experts: Experts, n: usize) {
+        self.rows.iter_mut().for_each(Vec::clear);
+        self.factors.iter_mut().for_each(Vec::clear);
+        for (row, scores) in self.scores.chunks_exact_mut(experts.count).take(n).enumerate() {
+            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut sum = 0.0;
+            for s in scores.iter_mut() {
+                *s = (*s - max).exp();
+                sum += *s;
+            }
+            self.order.clear();
+            self.order.extend(0..experts.count as u32);
+            self.order.sort_unstable_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
+            let chosen = &self.order[..experts.used];
+            if experts.normalize {
+                sum = chosen.iter().map(|&e| scores[e as usize]).sum();
+            }
+            for &e in chosen {
+                self.rows[e as usize].push(row as u32);
+                self.factors[e as usize].push(scores[e as usize] / sum);
+            }
+        }
+    }
+}
+
+/// `branch = sum over the chosen experts of weight * expert(h)`.
+pub(super) fn experts<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    router: &Linear<B>,
+    experts: &[Mlp<B>],
+    s: &mut Scratch<B>,
+    n: usize,
+) -> Result<()> {
+    let Some(config) = plan.feed.experts else { unreachable!("experts were loaded because the plan has them") };
+    let product = Product { weight: &router.weight, bias: router.bias.as_ref(), out: &mut s.router };
+    b.matmul(&s.h, n, &mut [product])?;
+    b.read(&s.router, &mut s.routes.scores[..n * config.count])?;
+    s.routes.choose(config, n);
+    // Zeroes: scaling by 0 would keep the infinities of a broken batch.
+    s.rows.clear();
+    s.rows.resize(n, 0);
+    b.gather(&s.zero, &s.rows, plan.width, &mut s.branch)?;
+    for ((expert, rows), factors) in experts.iter().zip(&s.routes.rows).zip(&s.routes.factors) {
+        if rows.is_empty() {
+            continue;
+        }
+        b.gather(&s.h, rows, plan.width, &mut s.normed)?;
+        dense(b, plan, expert, &s.normed, &mut s.gate, &mut s.up, &mut s.expert, rows.len())?;
+        b.scatter_add(&s.expert, rows, factors, plan.width, &mut s.branch)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_take_the_best_experts_and_share_their_weight() {
+        let experts = Experts { count: 4, used: 2, normalize: true };
+        let mut routes = Routes::new(Some(experts), 2);
+        routes.scores.copy_from_slice(&[1.0, 3.0, 2.0, 0.0, 5.0, 5.0, 5.0, 5.0]);
+        routes.choose(experts, 2);
+        assert_eq!(routes.rows, [vec![1], vec![0, 1], vec![0], vec![]]);
+        let (a, b) = (routes.factors[1][0], routes.factors[2][0]);
+        assert!((a - 0.731_058_6).abs() < 1e-6 && (a + b - 1.0).abs() < 1e-6, "sigmoid(1) and the rest: {a} {b}");
+        assert_eq!(routes.factors[0], [0.5]);
+    }
+
+    #[test]
+    fn without_normalization_weights_are_those_of_the_whole_softmax() {
+        let experts = Experts { count: 4, used: 1, normalize: false };
+        let mut routes = Routes::new(Some(experts), 1);
+        routes.scores.copy_from_slice(&[0.0, 0.0, 0.0, 0.0]);
+        routes.choose(experts, 1);
+        assert_eq!(routes.factors[0], [0.25]);
+    }
+}

@@ -1,0 +1,241 @@
+//! The forward pass: what follows from the plan and from which tensors are there, in the order it is computed.
+
+use super::feed;
+use super::rope::Ropes;
+use super::weights::{Block, Engine, FeedWeights, HeadNorm, NormWeights};
+use crate::arch::Plan;
+use qconv_kernels::{Attention, Backend, Product, Result, Rope};
+use std::ops::Range;
+
+/// Buffers for `n` tokens, `n` up to the batch size; made once per session.
+pub(super) struct Scratch<B: Backend> {
+    pub x: B::Buffer,       // (n, width): the residual stream
+    pub h: B::Buffer,       // (n, width): normalized
+    pub branch: B::Buffer,  // (n, width): what attention or feed-forward adds
+    pub normed: B::Buffer,  // (n, max(width, heads * key_dim)): results of norms that follow a product
+    pub q: B::Buffer,       // (n, heads * key_dim)
+    pub k: B::Buffer,       // (n, kv_heads * key_dim)
+    pub v: B::Buffer,       // (n, kv_heads * value_dim)
+    pub context: B::Buffer, // (n, heads * value_dim)
+    pub gate: B::Buffer,    // (n, hidden)
+    pub up: B::Buffer,      // (n, hidden)
+    pub router: B::Buffer,  // (n, experts)
+    pub expert: B::Buffer,  // (n, width): what one expert gives
+    pub zero: B::Buffer,    // (1, width), never written
+    pub routes: feed::Routes,
+    pub logits: B::Buffer, // (logit rows, vocabulary)
+    pub rows: Vec<u32>,
+}
+
+/// Lengths of the buffers above.
+struct Lengths {
+    width: usize,
+    normed: usize,
+    q: usize,
+    k: usize,
+    v: usize,
+    context: usize,
+    hidden: usize,
+    router: usize,
+    expert: usize,
+    zero: usize,
+    logits: usize,
+}
+
+impl Lengths {
+    fn new<B: Backend>(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> Self {
+        let p = &engine.plan;
+        let experts = p.feed.experts.map_or(0, |e| e.count);
+        Lengths {
+            width: n * p.width,
+            normed: n * p.width.max(p.heads * p.key_dim),
+            q: n * p.heads * p.key_dim,
+            k: n * p.kv_heads * p.key_dim,
+            v: n * p.kv_heads * p.value_dim,
+            context: n * p.heads * p.value_dim,
+            hidden: n * engine.hidden(),
+            router: n * experts,
+            expert: n * p.width * usize::from(experts > 0),
+            zero: p.width * usize::from(experts > 0),
+            logits: logit_rows * engine.vocabulary,
+        }
+    }
+}
+
+impl<B: Backend> Scratch<B> {
+    /// For batches of up to `n` tokens.
+    pub fn new(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> Result<Self> {
+        let l = Lengths::new(engine, n, logit_rows);
+        let b = engine.backend;
+        Ok(Scratch {
+            x: b.buffer(l.width)?,
+            h: b.buffer(l.width)?,
+            branch: b.buffer(l.width)?,
+            normed: b.buffer(l.normed)?,
+            q: b.buffer(l.q)?,
+            k: b.buffer(l.k)?,
+            v: b.buffer(l.v)?,
+            context: b.buffer(l.context)?,
+            gate: b.buffer(l.hidden)?,
+            up: b.buffer(l.hidden)?,
+            router: b.buffer(l.router)?,
+            expert: b.buffer(l.expert)?,
+            zero: b.buffer(l.zero)?,
+            routes: feed::Routes::new(engine.plan.feed.experts, n),
+            logits: b.buffer(l.logits)?,
+            rows: Vec::with_capacity(n),
+        })
+    }
+
+    /// Floats in all buffers.
+    pub fn floats(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> usize {
+        let l = Lengths::new(engine, n, logit_rows);
+        3 * l.width + l.normed + l.q + l.k + l.v + l.context + 2 * l.hidden + l.router + l.expert + l.zero + l.logits
+    }
+}
+
+/// Runs tokens at positions `start ..` through all blocks; their hidden states are left in `scratch.x`.
+pub(super) fn batch<B: Backend>(
+    engine: &Engine<'_, B>,
+    s: &mut Scratch<B>,
+    cache: &mut B::Cache,
+    ropes: Option<&Ropes>,
+    tokens: &[u32],
+    start: usize,
+) -> Result<()> {
+    let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
+    b.embed(&engine.embedding, tokens, &mut s.x)?;
+    if let Some(scale) = plan.embedding_scale {
+        b.scale(&mut s.x, scale, n * plan.width)?;
+    }
+    if let Some(positions) = &engine.positions {
+        s.rows.clear();
+        s.rows.extend((start..start + n).map(|i| i as u32));
+        b.embed(positions, &s.rows, &mut s.branch)?;
+        b.add(&mut s.x, &s.branch, n * plan.width)?;
+    }
+    for (layer, block) in engine.blocks.iter().enumerate() {
+        let rope = ropes.map(|r| r.of(plan, layer));
+        norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
+        attention(b, plan, block, rope, layer, cache, s, start, n)?;
+        add_branch(b, plan, block.post_attention_norm.as_ref(), s, n)?;
+        norm(b, plan, &block.ffn_norm, &s.x, &mut s.h, n)?;
+        match &block.feed {
+            FeedWeights::Dense(mlp) => feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n)?,
+            FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n)?,
+        }
+        add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)?;
+    }
+    Ok(())
+}
+
+/// Logits of rows of the latest batch, to the host. `out`: `(rows.len(), vocabulary)`.
+pub(super) fn logits<B: Backend>(
+    engine: &Engine<'_, B>,
+    s: &mut Scratch<B>,
+    rows: Range<usize>,
+    out: &mut [f32],
+) -> Result<()> {
+    let (b, plan, n) = (engine.backend, &engine.plan, rows.len());
+    s.rows.clear();
+    s.rows.extend(rows.map(|i| i as u32));
+    b.gather(&s.x, &s.rows, plan.width, &mut s.branch)?;
+    norm(b, plan, &engine.output_norm, &s.branch, &mut s.h, n)?;
+    let product = Product { weight: engine.head(), bias: engine.output_bias.as_ref(), out: &mut s.logits };
+    b.matmul(&s.h, n, &mut [product])?;
+    if let Some(cap) = plan.logit_soft_cap {
+        b.soft_cap(&mut s.logits, cap, n * engine.vocabulary)?;
+    }
+    b.read(&s.logits, out)
+}
+
+/// `out = norm(x)` over rows of the model's width.
+fn norm<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    weights: &NormWeights<B>,
+    x: &B::Buffer,
+    out: &mut B::Buffer,
+    n: usize,
+) -> Result<()> {
+    b.norm(plan.norm, plan.eps, &weights.weight, weights.bias.as_ref(), x, out, n, plan.width)
+}
+
+/// `x += branch`, normalized before where the model does so.
+fn add_branch<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    post: Option<&NormWeights<B>>,
+    s: &mut Scratch<B>,
+    n: usize,
+) -> Result<()> {
+    let branch = match post {
+        Some(weights) => {
+            norm(b, plan, weights, &s.branch, &mut s.normed, n)?;
+            &s.normed
+        }
+        None => &s.branch,
+    };
+    b.add(&mut s.x, branch, n * plan.width)
+}
+
+/// Normalizes queries or keys.
+fn head_norm<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    weights: &HeadNorm<B>,
+    x: &B::Buffer,
+    out: &mut B::Buffer,
+    len: usize,
+) -> Result<()> {
+    let (norm, cols) = (&weights.norm, weights.cols);
+    b.norm(plan.norm, plan.eps, &norm.weight, norm.bias.as_ref(), x, out, len / cols, cols)
+}
+
+/// `branch = output(attention(h))`; keys and values go into the cache.
+#[allow(clippy::too_many_arguments)] // a step of the pass above, in a function for the eye
+fn attention<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    block: &Block<B>,
+    rope: Option<&Rope>,
+    layer: usize,
+    cache: &mut B::Cache,
+    s: &mut Scratch<B>,
+    start: usize,
+    n: usize,
+) -> Result<()> {
+    let Scratch { h, q, k, v, normed, context, branch, .. } = s;
+    let mut products = [
+        Product { weight: &block.q.weight, bias: block.q.bias.as_ref(), out: &mut *q },
+        Product { weight: &block.k.weight, bias: block.k.bias.as_ref(), out: &mut *k },
+        Product { weight: &block.v.weight, bias: block.v.bias.as_ref(), out: &mut *v },
+    ];
+    b.matmul(h, n, &mut products)?;
+    let (q, k) = match &block.qk_norm {
+        None => (q, k),
+        Some((q_norm, k_norm)) => {
+            head_norm(b, plan, q_norm, q, normed, n * plan.heads * plan.key_dim)?;
+            // The raw queries are done with, and keys are never wider.
+            head_norm(b, plan, k_norm, k, q, n * plan.kv_heads * plan.key_dim)?;
+            (normed, q)
+        }
+    };
+    if let Some(rope) = rope {
+        b.rope(rope, q, n, plan.heads, plan.key_dim, start)?;
+        b.rope(rope, k, n, plan.kv_heads, plan.key_dim, start)?;
+    }
+    b.store(cache, layer, k, v, start, n)?;
+    let shape = Attention {
+        heads: plan.heads,
+        kv_heads: plan.kv_heads,
+        key_dim: plan.key_dim,
+        value_dim: plan.value_dim,
+        scale: plan.attention_scale,
+        window: plan.window_of(layer),
+        soft_cap: plan.attention_soft_cap,
+    };
+    b.attention(&shape, q, cache, layer, start, n, context)?;
+    let output = &block.attn_output;
+    b.matmul(context, n, &mut [Product { weight: &output.weight, bias: output.bias.as_ref(), out: branch }])
+}

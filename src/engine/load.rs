@@ -1,0 +1,362 @@
+//! From named tensors to [`Engine`]: every name, shape and count is checked here, so that the forward pass can trust them.
+
+use super::weights::{Block, Engine, FeedWeights, HeadNorm, Linear, Mlp, NormWeights, RopeFactors};
+use crate::arch::{Experts, Plan};
+use crate::error::malformed;
+use crate::model::{Model, ModelTensor};
+use anyhow::Context;
+use qconv_formats::{QTensor, Shape};
+use qconv_kernels::Backend;
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// See [`Engine::load`].
+pub(super) fn load<'b, B: Backend>(
+    backend: &'b B,
+    model: &Model,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Engine<'b, B>> {
+    let plan = model.plan()?;
+    check(&plan, model)?;
+    let mut load = Loader { backend, model, used: HashSet::new() };
+
+    let embedding = load.required("token_embd.weight")?;
+    let [vocabulary, width] = *embedding.shape.dims() else {
+        return Err(load.shape_error(embedding, &[0, plan.width], "(vocabulary, width)"));
+    };
+    if width != plan.width {
+        return Err(load.shape_error(embedding, &[vocabulary, plan.width], "(vocabulary, width)"));
+    }
+    let embedding = load.take(embedding)?;
+    let (positions, learned_positions) = match (plan.rope.is_some(), load.find("position_embd.weight")) {
+        (_, None) if plan.rope.is_some() => (None, None),
+        (_, None) => return Err(load.missing("position_embd.weight")),
+        (_, Some(t)) => match *t.shape.dims() {
+            [n, cols] if cols == plan.width => (Some(load.take(t)?), Some(n)),
+            _ => return Err(load.shape_error(t, &[plan.context, plan.width], "(positions, width)")),
+        },
+    };
+    let blocks = (0..plan.layers).map(|i| load.block(i, &plan)).collect::<anyhow::Result<Vec<_>>>()?;
+    let output_norm = load.norm("output_norm", plan.width)?;
+    let output = load.maybe_matrix("output.weight", vocabulary, plan.width)?;
+    let output_bias = load.maybe_vector("output.bias", vocabulary)?;
+    let pairs = plan.rope.as_ref().map_or(0, |r| r.dims / 2);
+    let rope_factors = RopeFactors {
+        always: load.maybe_floats("rope_freqs.weight", pairs)?,
+        long: load.maybe_floats("rope_factors_long.weight", pairs)?,
+        short: load.maybe_floats("rope_factors_short.weight", pairs)?,
+    };
+
+    let unused: Vec<&str> =
+        model.tensors().iter().map(|t| t.name.as_str()).filter(|&n| !load.used.contains(n)).collect();
+    if let Some(first) = unused.first() {
+        let more = if unused.len() > 1 { format!(" and {} more", unused.len() - 1) } else { String::new() };
+        warnings.push(format!("the forward pass uses neither tensor {first}{more} of {}", model.path().display()));
+    }
+    let weight_bytes = model.tensors().iter().filter(|t| load.used.contains(t.name.as_str())).map(bytes).sum();
+    Ok(Engine {
+        backend,
+        plan,
+        vocabulary,
+        embedding,
+        positions,
+        learned_positions,
+        blocks,
+        output_norm,
+        output,
+        output_bias,
+        rope_factors,
+        weight_bytes,
+    })
+}
+
+/// Bytes of a tensor in its format.
+fn bytes(t: &ModelTensor) -> u64 {
+    (t.format.row_bytes(t.shape.cols()).unwrap_or(0) as u64).saturating_mul(t.shape.rows() as u64)
+}
+
+/// What the forward pass divides by or relies on.
+fn check(plan: &Plan, model: &Model) -> anyhow::Result<()> {
+    let wrong = |what: String| Err(malformed(model.path(), "hyper-parameters", what));
+    let sizes = [plan.layers, plan.width, plan.heads, plan.kv_heads, plan.key_dim, plan.value_dim, plan.context];
+    if sizes.contains(&0) {
+        return wrong("a size is 0".into());
+    }
+    // Widths are compared with tensors that exist, so that only their products must not overflow.
+    let dims = plan.key_dim.max(plan.value_dim);
+    if plan.heads.checked_mul(dims).is_none_or(|n| n > u32::MAX as usize) {
+        return wrong(format!("{} heads of {dims} are beyond every model", plan.heads));
+    }
+    if !plan.heads.is_multiple_of(plan.kv_heads) {
+        return wrong(format!("{} query heads cannot share {} key-value heads", plan.heads, plan.kv_heads));
+    }
+    if let Some(rope) = &plan.rope
+        && (rope.dims == 0 || rope.dims % 2 != 0 || rope.dims > plan.key_dim)
+    {
+        return wrong(format!("{} rotated dimensions do not fit a head of {}", rope.dims, plan.key_dim));
+    }
+    if let Some(Experts { count, used, .. }) = plan.feed.experts
+        && (used == 0 || used > count)
+    {
+        return wrong(format!("{used} of {count} experts per token are impossible"));
+    }
+    Ok(())
+}
+
+/// Takes tensors by name and remembers which.
+struct Loader<'a, 'b, B> {
+    backend: &'b B,
+    model: &'a Model,
+    used: HashSet<&'a str>,
+}
+
+impl<'a, B: Backend> Loader<'a, '_, B> {
+    fn find(&mut self, name: &str) -> Option<&'a ModelTensor> {
+        let tensor = self.model.tensor(name)?;
+        self.used.insert(&tensor.name);
+        Some(tensor)
+    }
+
+    fn required(&mut self, name: &str) -> anyhow::Result<&'a ModelTensor> {
+        self.find(name).ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> anyhow::Error {
+        malformed(self.model.path(), format!("tensor {name}"), "is missing; the forward pass needs it")
+    }
+
+    fn shape_error(&self, t: &ModelTensor, want: &[usize], meaning: &str) -> anyhow::Error {
+        let what = format!("has shape {:?} where {want:?} {meaning} follows from the hyper-parameters", t.shape.dims());
+        malformed(self.model.path(), format!("tensor {}", t.name), what)
+    }
+
+    fn expect(&self, t: &ModelTensor, want: &[usize]) -> anyhow::Result<()> {
+        if t.shape.dims() == want { Ok(()) } else { Err(self.shape_error(t, want, "(outermost first)")) }
+    }
+
+    fn packed(&self, t: &ModelTensor) -> anyhow::Result<QTensor> {
+        if t.format.dequantize.is_none() {
+            let what = format!("holds integers ({}) where weights are needed", t.format.name);
+            return Err(malformed(self.model.path(), format!("tensor {}", t.name), what));
+        }
+        self.model.packed(t)
+    }
+
+    fn hand_over(&self, name: &str, tensor: QTensor) -> anyhow::Result<B::Weight> {
+        self.backend.weight(tensor).with_context(|| format!("tensor {name}"))
+    }
+
+    fn take(&self, t: &ModelTensor) -> anyhow::Result<B::Weight> {
+        self.hand_over(&t.name, self.packed(t)?)
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> anyhow::Result<B::Weight> {
+        let t = self.required(name)?;
+        self.expect(t, &[rows, cols])?;
+        self.take(t)
+    }
+
+    fn maybe_matrix(&mut self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Option<B::Weight>> {
+        let Some(t) = self.find(name) else { return Ok(None) };
+        self.expect(t, &[rows, cols])?;
+        self.take(t).map(Some)
+    }
+
+    fn maybe_vector(&mut self, name: &str, len: usize) -> anyhow::Result<Option<B::Weight>> {
+        let Some(t) = self.find(name) else { return Ok(None) };
+        self.expect(t, &[len])?;
+        self.take(t).map(Some)
+    }
+
+    /// A small tensor on the host.
+    fn maybe_floats(&mut self, name: &str, len: usize) -> anyhow::Result<Option<Vec<f32>>> {
+        let Some(t) = self.find(name) else { return Ok(None) };
+        self.expect(t, &[len])?;
+        let packed = self.packed(t)?;
+        let dequantize = packed.format().dequantize.expect("`packed` refuses integers");
+        let mut out = vec![0.0; len];
+        dequantize(packed.bytes(), &mut out);
+        match out.iter().find(|x| !x.is_finite() || **x <= 0.0) {
+            Some(x) => Err(malformed(self.model.path(), format!("tensor {name}"), format!("holds the factor {x}"))),
+            None => Ok(Some(out)),
+        }
+    }
+
+    /// `NAME.weight` and, where it exists, `NAME.bias`.
+    fn linear(&mut self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Linear<B>> {
+        Ok(Linear {
+            weight: self.matrix(&format!("{name}.weight"), rows, cols)?,
+            bias: self.maybe_vector(&format!("{name}.bias"), rows)?,
+        })
+    }
+
+    fn norm(&mut self, name: &str, len: usize) -> anyhow::Result<NormWeights<B>> {
+        match self.maybe_norm(name, len)? {
+            Some(norm) => Ok(norm),
+            None => Err(self.missing(&format!("{name}.weight"))),
+        }
+    }
+
+    fn maybe_norm(&mut self, name: &str, len: usize) -> anyhow::Result<Option<NormWeights<B>>> {
+        let Some(weight) = self.maybe_vector(&format!("{name}.weight"), len)? else { return Ok(None) };
+        Ok(Some(NormWeights { weight, bias: self.maybe_vector(&format!("{name}.bias"), len)? }))
+    }
+
+    /// A query or key norm over each head or, if it is that long, over all heads together.
+    fn head_norm(&mut self, name: &str, heads: usize, dim: usize) -> anyhow::Result<Option<HeadNorm<B>>> {
+        let all = self.model.tensor(&format!("{name}.weight")).is_some_and(|t| t.shape.dims() == [heads * dim]);
+        let cols = if all { heads * dim } else { dim };
+        Ok(self.maybe_norm(name, cols)?.map(|norm| HeadNorm { norm, cols }))
+    }
+
+    /// Both norms or none.
+    fn qk_norm(&mut self, i: usize, plan: &Plan) -> anyhow::Result<Option<(HeadNorm<B>, HeadNorm<B>)>> {
+        let (q, k) = (format!("blk.{i}.attn_q_norm"), format!("blk.{i}.attn_k_norm"));
+        let norms = (self.head_norm(&q, plan.heads, plan.key_dim)?, self.head_norm(&k, plan.kv_heads, plan.key_dim)?);
+        match norms {
+            (Some(q), Some(k)) => Ok(Some((q, k))),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(self.missing(&format!("{q}.weight"))),
+            (Some(_), None) => Err(self.missing(&format!("{k}.weight"))),
+        }
+    }
+
+    fn block(&mut self, i: usize, plan: &Plan) -> anyhow::Result<Block<B>> {
+        let width = plan.width;
+        let name = |part: &str| format!("blk.{i}.{part}");
+        let [q, k, v] = self.qkv(i, plan)?;
+        Ok(Block {
+            attn_norm: self.norm(&name("attn_norm"), width)?,
+            q,
+            k,
+            v,
+            qk_norm: self.qk_norm(i, plan)?,
+            attn_output: self.linear(&name("attn_output"), width, plan.heads * plan.value_dim)?,
+            post_attention_norm: self.maybe_norm(&name("post_attention_norm"), width)?,
+            ffn_norm: self.norm(&name("ffn_norm"), width)?,
+            feed: self.feed(i, plan)?,
+            post_ffw_norm: self.maybe_norm(&name("post_ffw_norm"), width)?,
+        })
+    }
+
+    /// Three matrices, or one that holds their rows in the order query, key, value.
+    fn qkv(&mut self, i: usize, plan: &Plan) -> anyhow::Result<[Linear<B>; 3]> {
+        let (q, k, v) = (plan.heads * plan.key_dim, plan.kv_heads * plan.key_dim, plan.kv_heads * plan.value_dim);
+        let fused = format!("blk.{i}.attn_qkv");
+        if self.model.tensor(&format!("{fused}.weight")).is_some() {
+            let parts = [0..q, q..q + k, q + k..q + k + v];
+            return self.split(&fused, plan.width, parts);
+        }
+        Ok([
+            self.linear(&format!("blk.{i}.attn_q"), q, plan.width)?,
+            self.linear(&format!("blk.{i}.attn_k"), k, plan.width)?,
+            self.linear(&format!("blk.{i}.attn_v"), v, plan.width)?,
+        ])
+    }
+
+    /// A fused matrix and bias in parts that cover all rows.
+    fn split<const N: usize>(
+        &mut self,
+        name: &str,
+        cols: usize,
+        parts: [Range<usize>; N],
+    ) -> anyhow::Result<[Linear<B>; N]> {
+        let rows = parts[N - 1].end;
+        let weight_name = format!("{name}.weight");
+        let weight = self.required(&weight_name)?;
+        self.expect(weight, &[rows, cols])?;
+        let weight = self.packed(weight)?;
+        let bias_name = format!("{name}.bias");
+        let bias = match self.find(&bias_name) {
+            Some(t) => {
+                self.expect(t, &[rows])?;
+                Some(self.packed(t)?)
+            }
+            None => None,
+        };
+        let mut out = Vec::with_capacity(N);
+        for part in parts {
+            let bias = match &bias {
+                Some(b) => Some(self.hand_over(&bias_name, self.elements(&bias_name, b, part.clone())?)?),
+                None => None,
+            };
+            out.push(Linear { weight: self.hand_over(&weight_name, weight.rows(part))?, bias });
+        }
+        Ok(out.try_into().unwrap_or_else(|_| unreachable!("one linear per part")))
+    }
+
+    /// Elements of a vector as a vector of their own.
+    fn elements(&self, name: &str, vector: &QTensor, range: Range<usize>) -> anyhow::Result<QTensor> {
+        let format = vector.format();
+        if format.block_weights != 1 {
+            let what = format!("is packed as {} and cannot be split; biases must be floats", format.name);
+            return Err(malformed(self.model.path(), format!("tensor {name}"), what));
+        }
+        let shape = Shape::new(&[range.len()]).map_err(|e| malformed(self.model.path(), name, e))?;
+        let bytes = vector.bytes()[range.start * format.block_bytes..range.end * format.block_bytes].to_vec();
+        Ok(QTensor::new(format, shape, bytes)?)
+    }
+
+    fn feed(&mut self, i: usize, plan: &Plan) -> anyhow::Result<FeedWeights<B>> {
+        match plan.feed.experts {
+            None => self.dense(i, plan).map(FeedWeights::Dense),
+            Some(experts) => self.experts(i, plan, experts),
+        }
+    }
+
+    fn dense(&mut self, i: usize, plan: &Plan) -> anyhow::Result<Mlp<B>> {
+        let (up_name, gate_name) = (format!("blk.{i}.ffn_up"), format!("blk.{i}.ffn_gate"));
+        let up = self.required(&format!("{up_name}.weight"))?;
+        let [rows, _] = *up.shape.dims() else {
+            return Err(self.shape_error(up, &[0, plan.width], "(hidden, width)"));
+        };
+        let separate = self.model.tensor(&format!("{gate_name}.weight")).is_some();
+        let (gate, up, hidden) = match (plan.feed.gated, separate) {
+            (false, _) => (None, self.linear(&up_name, rows, plan.width)?, rows),
+            (true, true) => {
+                let gate = self.linear(&gate_name, rows, plan.width)?;
+                (Some(gate), self.linear(&up_name, rows, plan.width)?, rows)
+            }
+            // Phi-3 keeps the gate in the first half of the rows.
+            (true, false) if rows % 2 == 0 => {
+                let [gate, up] = self.split(&up_name, plan.width, [0..rows / 2, rows / 2..rows])?;
+                (Some(gate), up, rows / 2)
+            }
+            (true, false) => return Err(self.missing(&format!("{gate_name}.weight"))),
+        };
+        let down_name = format!("blk.{i}.ffn_down");
+        if gate.is_some()
+            && !separate
+            && self.model.tensor(&format!("{down_name}.weight")).is_some_and(|t| t.shape.cols() != hidden)
+        {
+            // Not a fused matrix after all: the gate is what is missing.
+            return Err(self.missing(&format!("{gate_name}.weight")));
+        }
+        Ok(Mlp { gate, up, down: self.linear(&down_name, plan.width, hidden)?, hidden })
+    }
+
+    fn experts(&mut self, i: usize, plan: &Plan, experts: Experts) -> anyhow::Result<FeedWeights<B>> {
+        let name = |part: &str| format!("blk.{i}.ffn_{part}_exps.weight");
+        let router = self.linear(&format!("blk.{i}.ffn_gate_inp"), experts.count, plan.width)?;
+        let up = self.required(&name("up"))?;
+        let [_, hidden, _] = *up.shape.dims() else {
+            return Err(self.shape_error(up, &[experts.count, 0, plan.width], "(experts, hidden, width)"));
+        };
+        let mut stack = |part: &str, rows: usize, cols: usize| -> anyhow::Result<Vec<Linear<B>>> {
+            let t = self.required(&name(part))?;
+            self.expect(t, &[experts.count, rows, cols])?;
+            let all = self.packed(t)?;
+            let one = |e: usize| {
+                let weight = self.hand_over(&t.name, all.rows(e * rows..(e + 1) * rows))?;
+                Ok(Linear { weight, bias: None })
+            };
+            (0..experts.count).map(one).collect()
+        };
+        let gate = if plan.feed.gated { stack("gate", hidden, plan.width)? } else { Vec::new() };
+        let up = stack("up", hidden, plan.width)?;
+        let down = stack("down", plan.width, hidden)?;
+        let mut gate = gate.into_iter();
+        let experts = up.into_iter().zip(down).map(|(up, down)| Mlp { gate: gate.next(), up, down, hidden }).collect();
+        Ok(FeedWeights::Experts { router, experts })
+    }
+}

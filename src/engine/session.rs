@@ -1,0 +1,183 @@
+//! One sequence: its cache, its scratch memory, and the calls that feed tokens and give logits.
+
+use super::forward::{self, Scratch};
+use super::memory::{MemoryPlan, cache_bytes};
+use super::rope::Ropes;
+use super::weights::Engine;
+use crate::error::caller;
+use anyhow::Context;
+use qconv_kernels::{Backend, CacheShape};
+use std::ops::Range;
+
+/// How large a session is.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// Positions that the cache holds.
+    pub positions: usize,
+    /// Tokens that are computed together at most (bounded by `positions`).
+    pub batch: usize,
+}
+
+impl SessionOptions {
+    /// `positions` in batches of 512.
+    pub fn new(positions: usize) -> Self {
+        SessionOptions { positions, batch: 512 }
+    }
+}
+
+/// Bytes of logits that are computed at once at most, where several rows are asked for.
+const LOGIT_BYTES: usize = 32 << 20;
+
+/// One sequence on an [`Engine`]. After it was made, neither feeding tokens nor reading logits allocates on this side of
+/// the backend.
+pub struct Session<'e, B: Backend> {
+    engine: &'e Engine<'e, B>,
+    cache: B::Cache,
+    scratch: Scratch<B>,
+    ropes: Option<Ropes>,
+    positions: usize,
+    batch: usize,
+    length: usize,
+    rows: usize,
+    logit_rows: usize,
+    logits: Vec<f32>, // (logit_rows, vocabulary)
+}
+
+impl<'b, B: Backend> Engine<'b, B> {
+    /// A sequence of up to `options.positions` tokens. Errors: the backend has not that much memory, or the model has
+    /// fewer learned positions.
+    pub fn session(&self, options: SessionOptions) -> anyhow::Result<Session<'_, B>> {
+        let (shape, batch, logit_rows) = self.sizes(options)?;
+        let cache = self.backend.cache(shape).context("the key-value cache; a smaller --ctx needs less")?;
+        let scratch = Scratch::new(self, batch, logit_rows)?;
+        Ok(Session {
+            engine: self,
+            cache,
+            scratch,
+            ropes: Ropes::new(&self.plan, &self.rope_factors, shape.positions),
+            positions: shape.positions,
+            batch,
+            length: 0,
+            rows: 0,
+            logit_rows,
+            logits: vec![0.0; logit_rows * self.vocabulary],
+        })
+    }
+
+    /// What [`Engine::session`] will need.
+    pub fn memory(&self, options: SessionOptions) -> anyhow::Result<MemoryPlan> {
+        let (shape, batch, logit_rows) = self.sizes(options)?;
+        let floats = Scratch::<B>::floats(self, batch, logit_rows) + logit_rows * self.vocabulary;
+        Ok(MemoryPlan { weights: self.weight_bytes, cache: self.cache_bytes(&shape)?, scratch: 4 * floats as u64 })
+    }
+
+    fn sizes(&self, options: SessionOptions) -> anyhow::Result<(CacheShape, usize, usize)> {
+        if options.positions == 0 || options.batch == 0 {
+            return Err(caller("a context needs at least one position"));
+        }
+        if let Some(learned) = self.learned_positions
+            && options.positions > learned
+        {
+            return Err(caller(format!(
+                "the model has learned {learned} positions and cannot go on to {}; use --ctx {learned} or less",
+                options.positions
+            )));
+        }
+        let shape = CacheShape {
+            layers: self.plan.layers,
+            positions: options.positions,
+            key_width: self.plan.kv_heads * self.plan.key_dim,
+            value_width: self.plan.kv_heads * self.plan.value_dim,
+        };
+        self.cache_bytes(&shape)?;
+        let batch = options.batch.min(options.positions);
+        let logit_rows = (LOGIT_BYTES / 4 / self.vocabulary).clamp(1, batch);
+        Ok((shape, batch, logit_rows))
+    }
+
+    fn cache_bytes(&self, shape: &CacheShape) -> anyhow::Result<u64> {
+        cache_bytes(shape, self.backend.cache_float_bytes())
+            .filter(|&n| n <= isize::MAX as u64)
+            .ok_or_else(|| caller(format!("a context of {} positions is beyond all memory", shape.positions)))
+    }
+}
+
+impl<B: Backend> Session<'_, B> {
+    /// Continues the sequence. All but the last `batch` tokens of a long list can give no logits afterwards.
+    /// Errors: an id outside the vocabulary, no room left; both before anything is computed.
+    pub fn feed(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
+        self.check(tokens)?;
+        for batch in tokens.chunks(self.batch) {
+            forward::batch(self.engine, &mut self.scratch, &mut self.cache, self.ropes.as_ref(), batch, self.length)?;
+            self.length += batch.len();
+            self.rows = batch.len();
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> anyhow::Result<()> {
+        let vocabulary = self.engine.vocabulary;
+        if let Some(at) = tokens.iter().position(|&t| t as usize >= vocabulary) {
+            return Err(caller(format!(
+                "token {} at index {at} is not in the vocabulary of {vocabulary} tokens",
+                tokens[at]
+            )));
+        }
+        if tokens.len() > self.room() {
+            return Err(caller(format!(
+                "{} more tokens do not fit behind {} in a context of {} positions; use a larger --ctx or a shorter text",
+                tokens.len(),
+                self.length,
+                self.positions
+            )));
+        }
+        Ok(())
+    }
+
+    /// Logits of rows of the latest batch: `(rows.len(), vocabulary)`. At most [`Session::logit_rows`] at once.
+    ///
+    /// # Panics
+    /// If the rows are not in the latest batch or too many; both are the program's own numbers.
+    pub fn logits(&mut self, rows: Range<usize>) -> anyhow::Result<&[f32]> {
+        assert!(rows.end <= self.rows && rows.len() <= self.logit_rows, "rows of the latest batch, few enough");
+        let out = &mut self.logits[..rows.len() * self.engine.vocabulary];
+        forward::logits(self.engine, &mut self.scratch, rows, out)?;
+        Ok(out)
+    }
+
+    /// Logits behind the last token. The session must have been fed.
+    pub fn last_logits(&mut self) -> anyhow::Result<&[f32]> {
+        self.logits(self.rows - 1..self.rows)
+    }
+
+    /// Forgets all tokens behind the first `length`; logits need a new [`Session::feed`].
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+        self.rows = 0;
+    }
+
+    /// Tokens so far.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Positions that the cache holds.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Tokens that still fit.
+    pub fn room(&self) -> usize {
+        self.positions - self.length
+    }
+
+    /// Tokens that are computed together.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Rows of logits that can be asked for at once.
+    pub fn logit_rows(&self) -> usize {
+        self.logit_rows
+    }
+}

@@ -1,0 +1,25 @@
+//! Judging models: perplexity, and the divergence from an original.
+
+mod divergence;
+mod perplexity;
+mod statistics;
+
+pub use divergence::{Divergence, PairStatistics};
+pub use perplexity::{Options, Perplexity, perplexity, windows};
+pub use statistics::{Estimate, log_softmax};
+
+use qconv_formats::Error;
+use std::path::Path;
+
+/// A text file, without the newline at its end if it has one (llama.cpp drops it, and figures are to be the same).
+/// Errors: not there, or not UTF-8 (with the offset of the first bad byte).
+pub fn read_text(file: &Path) -> anyhow::Result<String> {
+    let mut bytes = std::fs::read(file).map_err(Error::io(file))?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        crate::error::malformed(file, format!("byte {at}"), "is not UTF-8; convert the text first")
+    })
+}

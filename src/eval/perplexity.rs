@@ -1,0 +1,234 @@
+//! Perplexity as llama-perplexity defines it, and a strided variant.
+
+use super::divergence::{Divergence, PairStatistics, Pairs};
+use super::statistics::{Sums, log_softmax};
+use crate::engine::{Engine, Session, SessionOptions};
+use crate::error::caller;
+use anyhow::bail;
+use qconv_kernels::Backend;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::ops::Range;
+use std::time::Instant;
+
+/// What to score.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Tokens of a window.
+    pub ctx: usize,
+    /// `None`: windows do not overlap and the second half of each is scored (llama-perplexity). Otherwise windows begin
+    /// `stride` tokens apart and the last `stride` tokens of each are scored, each token thus with at least
+    /// `ctx - stride` before it (a sliding window as in Hugging Face's guide to perplexity).
+    pub stride: Option<usize>,
+    /// Only the first windows.
+    pub chunks: Option<usize>,
+    /// Put in place of each window's first token, where the model's texts begin with one.
+    pub bos: Option<u32>,
+}
+
+/// The result; it serializes to the command's JSON keys.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// `exp` of the mean negative log-likelihood of scored tokens.
+    pub perplexity: f64,
+    /// Its standard error.
+    pub perplexity_error: f64,
+    /// Scored tokens.
+    pub tokens: usize,
+    /// Windows.
+    pub chunks: usize,
+    /// Tokens of a window.
+    pub ctx: usize,
+    /// Distance of windows, where they overlap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stride: Option<usize>,
+    /// Against an original.
+    #[serde(flatten)]
+    pub divergence: Option<Divergence>,
+    /// Wall time of the evaluation.
+    pub seconds: f64,
+    /// Tokens evaluated (not only scored) per second; of both models together where there are two.
+    pub tokens_per_second: f64,
+}
+
+/// One window: its tokens in the text, and which of its positions predict a scored token (the next one's).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Tokens of the text.
+    pub tokens: Range<usize>,
+    /// Positions within the window whose logits are needed.
+    pub predicting: Range<usize>,
+}
+
+/// The windows of a text of `count` tokens. Errors: impossible options; a text too short.
+pub fn windows(count: usize, options: &Options) -> anyhow::Result<Vec<Window>> {
+    let Options { ctx, stride, chunks, .. } = *options;
+    if ctx < 4 {
+        return Err(caller(format!("--ctx {ctx}: a window needs at least 4 tokens")));
+    }
+    if chunks == Some(0) {
+        return Err(caller("--chunks 0: nothing would be scored"));
+    }
+    let (step, predicting) = match stride {
+        None => (ctx, ctx / 2..ctx - 1),
+        Some(s) if s == 0 || s >= ctx => {
+            return Err(caller(format!("--stride {s}: must lie between 1 and --ctx - 1 = {}", ctx - 1)));
+        }
+        Some(s) => (s, ctx - 1 - s..ctx - 1),
+    };
+    if count < ctx {
+        return Err(caller(format!(
+            "the text has {count} tokens; one window needs {ctx} (use a longer text or a smaller --ctx)"
+        )));
+    }
+    let possible = (count - ctx) / step + 1;
+    let n = chunks.map_or(possible, |c| c.min(possible));
+    Ok((0..n).map(|i| Window { tokens: i * step..i * step + ctx, predicting: predicting.clone() }).collect())
+}
+
+/// Scores a text, and with `base` compares every prediction with the original's in the same pass. `progress` is called
+/// after each window with the number of windows done and the perplexity so far.
+pub fn perplexity<B: Backend>(
+    engine: &Engine<'_, B>,
+    base: Option<&Engine<'_, B>>,
+    tokens: &[u32],
+    options: &Options,
+    mut progress: impl FnMut(usize, usize, f64),
+) -> anyhow::Result<Perplexity> {
+    let windows = windows(tokens.len(), options)?;
+    if let Some(base) = base
+        && base.vocabulary() != engine.vocabulary()
+    {
+        return Err(caller(format!(
+            "the models cannot be compared: one has {} tokens, the other {}",
+            engine.vocabulary(),
+            base.vocabulary()
+        )));
+    }
+    let start = Instant::now();
+    let session = SessionOptions::new(options.ctx);
+    let mut model = engine.session(session)?;
+    let mut original = base.map(|b| b.session(session)).transpose()?;
+    let mut scores = Scores::default();
+    let mut window_tokens = Vec::with_capacity(options.ctx);
+    for (i, window) in windows.iter().enumerate() {
+        window_tokens.clear();
+        window_tokens.extend_from_slice(&tokens[window.tokens.clone()]);
+        if let Some(bos) = options.bos {
+            window_tokens[0] = bos;
+        }
+        score(&mut model, original.as_mut(), &window_tokens, &window.predicting, &mut scores)?;
+        progress(i + 1, windows.len(), scores.nll.exp().value);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let evaluated = windows.len() * options.ctx * if base.is_some() { 2 } else { 1 };
+    let result = scores.nll.exp();
+    Ok(Perplexity {
+        perplexity: result.value,
+        perplexity_error: result.error,
+        tokens: scores.nll.count,
+        chunks: windows.len(),
+        ctx: options.ctx,
+        stride: options.stride,
+        divergence: base.is_some().then(|| scores.pairs.finish()),
+        seconds,
+        tokens_per_second: evaluated as f64 / seconds,
+    })
+}
+
+#[derive(Default)]
+struct Scores {
+    nll: Sums,
+    pairs: Pairs,
+    row: Vec<f64>,
+    pair: Vec<PairStatistics>,
+}
+
+/// One window, batch by batch; each batch's logits in slices.
+fn score<B: Backend>(
+    model: &mut Session<'_, B>,
+    mut original: Option<&mut Session<'_, B>>,
+    tokens: &[u32],
+    predicting: &Range<usize>,
+    scores: &mut Scores,
+) -> anyhow::Result<()> {
+    model.truncate(0);
+    if let Some(o) = &mut original {
+        o.truncate(0);
+    }
+    let mut at = 0;
+    for batch in tokens.chunks(model.batch()) {
+        model.feed(batch)?;
+        if let Some(o) = &mut original {
+            o.feed(batch)?;
+        }
+        let end = predicting.end.min(at + batch.len());
+        let mut from = predicting.start.max(at);
+        while from < end {
+            let to = end.min(from + model.logit_rows());
+            let rows = from - at..to - at;
+            let targets = &tokens[from + 1..to + 1];
+            let logits = model.logits(rows.clone())?;
+            let vocabulary = logits.len() / rows.len();
+            // Rows in parallel, sums in order: results do not depend on the number of threads.
+            match &mut original {
+                None => {
+                    let nll = logits.par_chunks_exact(vocabulary).zip(targets);
+                    nll.map(|(row, &t)| -log_softmax(row, t as usize)).collect_into_vec(&mut scores.row);
+                }
+                Some(o) => {
+                    let base = o.logits(rows)?.par_chunks_exact(vocabulary);
+                    let pairs = logits.par_chunks_exact(vocabulary).zip(base).zip(targets);
+                    pairs.map(|((a, b), &t)| PairStatistics::new(a, b, t as usize)).collect_into_vec(&mut scores.pair);
+                    scores.pair.iter().for_each(|p| scores.pairs.add(p));
+                    scores.row.clear();
+                    scores.row.extend(scores.pair.iter().map(|p| p.nll));
+                }
+            }
+            if let Some(i) = scores.row.iter().position(|x| !x.is_finite()) {
+                bail!(
+                    "the model gives no probability (NaN or infinite) at position {}; `qconv verify` may tell why",
+                    from + i
+                );
+            }
+            scores.row.iter().for_each(|&x| scores.nll.add(x));
+            from = to;
+        }
+        at += batch.len();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Options = Options { ctx: 8, stride: None, chunks: None, bos: None };
+
+    #[test]
+    fn second_halves_are_scored() {
+        let all = windows(20, &PLAIN).unwrap();
+        // Positions 4, 5, 6 predict tokens 5, 6, 7.
+        assert_eq!(all[1], Window { tokens: 8..16, predicting: 4..7 });
+        assert_eq!(all.len(), 2);
+        assert_eq!(windows(20, &Options { chunks: Some(1), ..PLAIN }).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn strided_windows_score_each_token_once() {
+        let all = windows(20, &Options { stride: Some(3), ..PLAIN }).unwrap();
+        let scored: Vec<usize> =
+            all.iter().flat_map(|w| w.predicting.clone().map(|p| w.tokens.start + p + 1)).collect();
+        assert_eq!(scored, (5..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn impossible_options_say_what_is_possible() {
+        let short = windows(7, &PLAIN).unwrap_err().to_string();
+        assert!(short.contains("7 tokens") && short.contains("needs 8"), "{short}");
+        assert!(windows(20, &Options { stride: Some(8), ..PLAIN }).is_err());
+        assert!(windows(20, &Options { stride: Some(0), ..PLAIN }).is_err());
+        assert!(windows(20, &Options { ctx: 3, ..PLAIN }).is_err());
+        assert!(windows(20, &Options { chunks: Some(0), ..PLAIN }).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! Means with their standard errors, as llama-perplexity defines them.
+
+/// A mean and its standard error.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+/// Sums from which an [`Estimate`] follows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sums {
+    pub count: usize,
+    pub sum: f64,
+    pub squares: f64,
+}
+
+impl Sums {
+    pub fn add(&mut self, x: f64) {
+        self.count += 1;
+        self.sum += x;
+        self.squares += x * x;
+    }
+
+    pub fn mean(&self) -> f64 {
+        self.sum / self.count as f64
+    }
+
+    /// Standard error of the mean: `sqrt((mean(x^2) - mean(x)^2) / (n - 1))`; 0 for a single value.
+    pub fn error(&self) -> f64 {
+        if self.count < 2 {
+            return 0.0;
+        }
+        let variance = self.squares / self.count as f64 - self.mean().powi(2);
+        (variance.max(0.0) / (self.count - 1) as f64).sqrt()
+    }
+
+    pub fn estimate(&self) -> Estimate {
+        Estimate { value: self.mean(), error: self.error() }
+    }
+
+    /// `exp(mean)`, its error by propagation.
+    pub fn exp(&self) -> Estimate {
+        let value = self.mean().exp();
+        Estimate { value, error: self.error() * value }
+    }
+}
+
+/// Covariance of two means over `n` pairs, with `products` the sum of `a * b`.
+pub(super) fn covariance(a: &Sums, b: &Sums, products: f64) -> f64 {
+    if a.count < 2 {
+        return 0.0;
+    }
+    (products / a.count as f64 - a.mean() * b.mean()) / (a.count - 1) as f64
+}
+
+/// `log(sum(exp(logits)))` and the index of the largest logit (the first of equals). Exponentials in f32, the sum in f64,
+/// as llama-perplexity does.
+pub fn log_sum_exp(logits: &[f32]) -> (f64, usize) {
+    let mut top = 0;
+    for (i, x) in logits.iter().enumerate() {
+        if *x > logits[top] {
+            top = i;
+        }
+    }
+    let max = logits[top];
+    let sum: f64 = logits.iter().map(|&x| f64::from((x - max).exp())).sum();
+    (f64::from(max) + sum.ln(), top)
+}
+
+/// Log-probability of a token.
+pub fn log_softmax(logits: &[f32], token: usize) -> f64 {
+    f64::from(logits[token]) - log_sum_exp(logits).0
+}
+
+/// The value below which `fraction` of sorted values lie, interpolated.
+pub(super) fn percentile(sorted: &[f64], fraction: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = fraction * last as f64;
+    let low = (at as usize).min(last);
+    let part = at - low as f64;
+    (1.0 - part) * sorted[low] + part * sorted[(low + 1).min(last)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_are_mean_and_standard_error() {
+        let mut s = Sums::default();
+        [1.0, 2.0, 3.0, 4.0].iter().for_each(|&x| s.add(x));
+        assert_eq!(s.mean(), 2.5);
+        // Variance 1.25 over n, 3 degrees of freedom.
+        assert!((s.error() - (1.25f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!(Sums { count: 1, sum: 3.0, squares: 9.0 }.error(), 0.0);
+    }
+
+    #[test]
+    fn log_softmax_is_stable() {
+        let p = log_softmax(&[1000.0, 1000.0, -1000.0], 1);
+        assert!((p + 2.0f64.ln()).abs() < 1e-9);
+        assert_eq!(log_sum_exp(&[1.0, 5.0, 5.0]).1, 1);
+    }
+
+    #[test]
+    fn percentiles_interpolate() {
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 0.5), 2.0);
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 0.75), 3.0);
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 1.0), 4.0);
+        assert!(percentile(&[], 0.5).is_nan());
+    }
+}

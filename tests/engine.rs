@@ -1,0 +1,215 @@
+//! The engine on the fixtures: logits against transformers', and what must not change them.
+
+#![allow(clippy::unwrap_used)] // a test
+
+use qconv::engine::{Engine, Session, SessionOptions, speed};
+use qconv::model::Model;
+use qconv_kernels::cpu::{Activations, Cpu, Kv, Options};
+use std::path::{Path, PathBuf};
+
+/// Everything in f32.
+fn exact(threads: usize) -> Cpu {
+    let options =
+        Options { threads: Some(threads), activations: Activations::Exact, kv: Kv::F32, ..Options::default() };
+    Cpu::new(options).unwrap()
+}
+
+fn fixtures(what: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(what)
+}
+
+fn open(path: &Path) -> Model {
+    Model::open(path, &mut Vec::new()).unwrap()
+}
+
+fn load<'b>(backend: &'b Cpu, path: &Path) -> Engine<'b, Cpu> {
+    Engine::load(backend, &open(path), &mut Vec::new()).unwrap()
+}
+
+/// All logits of a text that is fed in pieces of `step` tokens.
+fn logits(session: &mut Session<'_, Cpu>, tokens: &[u32], step: usize) -> Vec<f32> {
+    session.truncate(0);
+    let mut out = Vec::new();
+    for piece in tokens.chunks(step) {
+        session.feed(piece).unwrap();
+        for row in 0..piece.len() {
+            out.extend_from_slice(session.logits(row..row + 1).unwrap());
+        }
+    }
+    out
+}
+
+/// The largest difference over the largest value.
+fn difference(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // `max` passes over NaN.
+    assert!(got.iter().all(|x| x.is_finite()));
+    worst / want.iter().fold(0.0f32, |m, x| m.max(x.abs()))
+}
+
+/// Token ids and logits that lie beside a tiny model.
+fn expected(folder: &Path) -> (Vec<u32>, Vec<f32>) {
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let tokens = serde_json::from_value(json["tokens"].clone()).unwrap();
+    let bytes = std::fs::read(folder.join("expected_logits.f32")).unwrap();
+    (tokens, bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
+}
+
+fn families() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(fixtures("architectures")).unwrap();
+    let mut all: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    all.sort();
+    assert!(all.len() >= 5, "the fixtures are not there");
+    all
+}
+
+#[test]
+fn every_family_gives_the_logits_of_transformers() {
+    let backend = exact(2);
+    for folder in families() {
+        let (tokens, want) = expected(&folder);
+        let engine = load(&backend, &folder);
+        let mut session = engine.session(SessionOptions::new(tokens.len())).unwrap();
+        let got = logits(&mut session, &tokens, tokens.len());
+        let off = difference(&got, &want);
+        assert!(off < 2e-5, "{}: {off:e}", folder.display());
+    }
+}
+
+#[test]
+fn the_cache_gives_what_one_batch_gives_however_tokens_are_fed() {
+    let backend = exact(2);
+    for folder in families() {
+        let (tokens, want) = expected(&folder);
+        let engine = load(&backend, &folder);
+        let mut session = engine.session(SessionOptions { positions: 64, batch: 16 }).unwrap();
+        for step in [1, 7, 48] {
+            let got = if step == 48 {
+                // Split by the session itself: only the last batch's logits are left.
+                session.truncate(0);
+                session.feed(&tokens).unwrap();
+                session.logits(0..16).unwrap().to_vec()
+            } else {
+                logits(&mut session, &tokens, step)
+            };
+            let off = difference(&got, &want[want.len() - got.len()..]);
+            assert!(off < 2e-5, "{} in pieces of {step}: {off:e}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn going_back_and_on_gives_the_same_logits() {
+    let backend = exact(1);
+    let folder = fixtures("architectures/llama");
+    let (tokens, want) = expected(&folder);
+    let engine = load(&backend, &folder);
+    let mut session = engine.session(SessionOptions::new(64)).unwrap();
+    session.feed(&tokens[..20]).unwrap();
+    session.feed(&[1, 2, 3]).unwrap();
+    session.truncate(20);
+    session.feed(&tokens[20..]).unwrap();
+    let vocabulary = engine.vocabulary();
+    assert!(difference(session.last_logits().unwrap(), &want[want.len() - vocabulary..]) < 2e-5);
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let folder = fixtures("models/stories260k");
+    let tokens: Vec<u32> = (0..100).map(|i| (i * 37 + 5) % 512).collect();
+    let run = |threads| {
+        let backend = Cpu::new(Options { threads: Some(threads), ..Options::default() }).unwrap();
+        let engine = load(&backend, &folder);
+        let mut session = engine.session(SessionOptions::new(128)).unwrap();
+        let mut all = logits(&mut session, &tokens, 100);
+        all.extend(logits(&mut session, &tokens[..10], 1));
+        all.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    };
+    assert!(run(1) == run(3), "logits differ between 1 and 3 threads");
+}
+
+#[test]
+fn a_full_context_and_foreign_tokens_are_refused() {
+    let backend = exact(1);
+    let engine = load(&backend, &fixtures("architectures/qwen2"));
+    let mut session = engine.session(SessionOptions::new(8)).unwrap();
+    session.feed(&[1, 2, 3, 4, 5]).unwrap();
+    let error = session.feed(&[1, 2, 3, 4]).unwrap_err();
+    assert!(error.to_string().contains("4 more tokens do not fit behind 5 in a context of 8"), "{error}");
+    assert_eq!(qconv::error::exit_code(&error), 2);
+    let error = session.feed(&[1, 320]).unwrap_err().to_string();
+    assert!(error.contains("token 320 at index 1") && error.contains("320 tokens"), "{error}");
+    assert_eq!(session.length(), 5, "nothing was computed");
+    session.feed(&[1, 2, 3]).unwrap();
+    assert_eq!(session.room(), 0);
+}
+
+#[test]
+fn learned_positions_end_where_they_were_learned() {
+    let backend = exact(1);
+    let engine = load(&backend, &fixtures("architectures/gpt2"));
+    let error = engine.session(SessionOptions::new(513)).err().unwrap().to_string();
+    assert!(error.contains("512 positions") && error.contains("--ctx 512"), "{error}");
+    assert!(engine.session(SessionOptions::new(usize::MAX)).is_err());
+}
+
+#[test]
+fn memory_is_known_beforehand() {
+    let backend = exact(1);
+    let engine = load(&backend, &fixtures("models/stories260k"));
+    let plan = engine.memory(SessionOptions { positions: 512, batch: 64 }).unwrap();
+    // 5 layers, 4 key-value heads of 8, keys and values in f32.
+    assert_eq!(plan.cache, 5 * 512 * 2 * 4 * 8 * 4);
+    assert!(plan.weights > 1_000_000 && plan.weights < 1_100_000, "{plan}");
+    let huge = engine.memory(SessionOptions::new(usize::MAX / 2)).unwrap_err().to_string();
+    assert!(huge.contains("beyond all memory"), "{huge}");
+}
+
+#[test]
+fn speed_counts_what_was_asked_for() {
+    let backend = exact(1);
+    let engine = load(&backend, &fixtures("models/stories260k"));
+    let result = speed(&engine, 20, 5, 2).unwrap();
+    let (prompt, generation) = (result.prompt.unwrap(), result.generation.unwrap());
+    assert_eq!((prompt.tokens, prompt.samples.len()), (20, 2));
+    assert_eq!((generation.tokens, generation.samples.len()), (5, 2));
+    assert!(prompt.mean() > 0.0 && generation.mean() > 0.0);
+    assert!(speed(&engine, 0, 1, 1).unwrap().prompt.is_none());
+}
+
+/// A copy of a fixture with another `config.json`.
+fn changed(name: &str, from: &str, to: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixtures("architectures").join(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    assert!(config.contains(from));
+    std::fs::write(folder.path().join("config.json"), config.replace(from, to)).unwrap();
+    folder
+}
+
+#[test]
+fn hyper_parameters_that_contradict_the_tensors_name_the_tensor() {
+    let backend = exact(1);
+    let cases = [
+        ("llama", "\"head_dim\": 16", "\"head_dim\": 8", "blk.0.attn_q.weight"),
+        ("llama", "\"hidden_size\": 64", "\"hidden_size\": 32", "token_embd.weight"),
+        ("gpt2", "\"n_embd\": 64", "\"n_embd\": 32", "token_embd.weight"),
+        ("qwen2", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4", "blk.0.attn_k"),
+    ];
+    for (name, from, to, tensor) in cases {
+        let folder = changed(name, from, to);
+        let mut warnings = Vec::new();
+        let error = match Model::open(folder.path(), &mut warnings) {
+            Ok(model) => Engine::load(&backend, &model, &mut warnings).err().unwrap(),
+            Err(e) => e,
+        };
+        let text = format!("{error:#}");
+        assert!(text.contains(tensor), "{name} with {to}: {text}");
+        assert_eq!(qconv::error::exit_code(&error), 1, "{text}");
+    }
+}
