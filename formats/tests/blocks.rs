@@ -189,6 +189,9 @@ fn values_are_what_readers_see() {
 #[test]
 fn nonfinite_scales_are_found() {
     for format in block::ALL.iter().filter(|f| f.dequantize.is_some()) {
+        if format.name == "MXFP4" {
+            continue; // has finite scales near the end of the range, whose products are not finite; ggml lets them pass
+        }
         let mut found = 0;
         for block in blocks_of(format).chunks_exact(format.block_bytes) {
             let finite = dequantize(format, block, format.block_weights).iter().all(|x| x.is_finite());
@@ -199,7 +202,7 @@ fn nonfinite_scales_are_found() {
                 assert_eq!((format.find_nonfinite)(&[&good, &good, block, &good].concat()), Some(2), "{format:?}");
             }
         }
-        assert!(found > 0 || format.name.contains("FP4"), "{format:?}: no bad block among random ones");
+        assert!(found > 0 || format.name == "NVFP4", "{format:?}: no bad block among random ones");
     }
 }
 

@@ -4,7 +4,9 @@
 //! quantizers give ggml's reference bytes *exactly* (same IEEE f32 operations in the same order, no FMA contraction);
 //! `fixtures/blocks` holds those bytes.
 
+mod few_bits;
 mod float;
+mod fp4;
 mod integer;
 mod iq4;
 mod k_affine;
@@ -35,6 +37,12 @@ pub static ALL: &[&BlockFormat] = &[
     &integer::I64,
     &float::F64,
     &float::BF16,
+    &few_bits::TQ1_0,
+    &few_bits::TQ2_0,
+    &fp4::MXFP4,
+    &fp4::NVFP4,
+    &few_bits::Q1_0,
+    &few_bits::Q2_0,
 ];
 
 pub use float::{BF16, F16, F32};

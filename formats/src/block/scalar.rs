@@ -20,7 +20,7 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    fn pack(&self, codes: &[u8], block: &mut [u8]) {
+    pub(super) fn pack(&self, codes: &[u8], block: &mut [u8]) {
         let (per_byte, mask) = (8 / self.bits, (1u16 << self.bits) as u8 - 1);
         let bytes = &mut block[self.at.0..self.at.0 + self.at.1];
         for (bytes, codes) in bytes.chunks_exact_mut(self.stride).zip(codes.chunks_exact(self.stride * per_byte)) {
@@ -34,7 +34,7 @@ impl Plane {
     }
 
     /// Adds this plane's bits to codes that hold none of them yet.
-    fn unpack(&self, block: &[u8], codes: &mut [u8]) {
+    pub(super) fn unpack(&self, block: &[u8], codes: &mut [u8]) {
         let (per_byte, mask) = (8 / self.bits, (1u16 << self.bits) as u8 - 1);
         let bytes = &block[self.at.0..self.at.0 + self.at.1];
         for (bytes, codes) in bytes.chunks_exact(self.stride).zip(codes.chunks_exact_mut(self.stride * per_byte)) {
@@ -74,7 +74,7 @@ pub(super) trait Codes: Sync + Sized + 'static {
     const CONSECUTIVE: bool = true;
     /// First byte and number of bytes of the block's parts that make up the header.
     const HEADER: &'static [(usize, usize)];
-    /// Where in the header half-precision scales lie, for [`first_nonfinite`].
+    /// Where in the header half-precision scales lie.
     const HALVES: &'static [usize];
     /// Where the codes' bits lie.
     const PLANES: &'static [Plane];
@@ -90,6 +90,11 @@ pub(super) trait Codes: Sync + Sized + 'static {
 
     /// The lowest and the highest code that quantizers use; readers understand all of `LEVELS`.
     const USED: (usize, usize) = (0, Self::LEVELS.len() - 1);
+
+    /// Nothing in the header makes weights infinite or NaN, as far as `ggml_validate_row_data` looks.
+    fn finite(header: &Header) -> bool {
+        Self::HALVES.iter().all(|&at| half_at(header, at).is_finite())
+    }
 
     /// Writes the codes' bits into a block.
     fn pack_codes(codes: &[u8], block: &mut [u8]) {
@@ -224,12 +229,8 @@ fn dequantize<T: Codes>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The first block whose half-precision scales are infinite or NaN, as `ggml_validate_row_data` looks for them.
 fn first_nonfinite<T: Codes>(bytes: &[u8]) -> Option<usize> {
-    bytes.chunks_exact(T::BYTES).position(|block| {
-        let header = header_of::<T>(block);
-        T::HALVES.iter().any(|&at| !half_at(&header, at).is_finite())
-    })
+    bytes.chunks_exact(T::BYTES).position(|block| !T::finite(&header_of::<T>(block)))
 }
 
 /// The block format of a scalar-code family's member.
