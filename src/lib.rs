@@ -13,4 +13,6 @@ pub mod eval;
 pub mod model;
 pub mod output;
 pub mod recipe;
+pub mod report;
 pub mod ui;
+pub mod verify;
