@@ -4,13 +4,19 @@
 //! quantizers give ggml's reference bytes *exactly* (same IEEE f32 operations in the same order, no FMA contraction);
 //! `fixtures/blocks` holds those bytes.
 
+mod codebook;
+mod codebook_tables;
 mod few_bits;
 mod float;
 mod fp4;
 mod integer;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
 mod k_affine;
 mod k_symmetric;
+mod lattice;
 mod legacy;
 mod scalar;
 mod search;
@@ -29,13 +35,20 @@ pub static ALL: &[&BlockFormat] = &[
     &k_affine::Q4_K,
     &k_affine::Q5_K,
     &k_symmetric::Q6_K,
+    &iq2::IQ2_XXS,
+    &iq2::IQ2_XS,
+    &iq3::IQ3_XXS,
+    &iq1::IQ1_S,
     &iq4::IQ4_NL,
+    &iq3::IQ3_S,
+    &iq2::IQ2_S,
     &iq4::IQ4_XS,
     &integer::I8,
     &integer::I16,
     &integer::I32,
     &integer::I64,
     &float::F64,
+    &iq1::IQ1_M,
     &float::BF16,
     &few_bits::TQ1_0,
     &few_bits::TQ2_0,
