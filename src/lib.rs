@@ -11,6 +11,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod general;
+pub mod inspect;
 pub mod model;
 pub mod naming;
 pub mod output;

@@ -83,6 +83,11 @@ impl Checkpoint {
         Some((&self.files[file], &self.files[file].tensors()[tensor]))
     }
 
+    /// `config.json` and the shards, for those who need no names.
+    pub fn into_parts(self) -> (Json, Vec<SafetensorsFile>) {
+        (self.config, self.files)
+    }
+
     /// The shards.
     pub fn files(&self) -> &[SafetensorsFile] {
         &self.files

@@ -30,6 +30,8 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
+    inspect::Inspect,
     /// Print a shell completion script
     completions::Completions,
 }

@@ -28,6 +28,8 @@ pub struct StoredTensor {
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
+    /// Dimensions as they stand in the header; none for scalars.
+    pub dims: Vec<usize>,
     /// Shape; scalars and empty tensors (which safetensors allows) have no [`Shape`].
     pub shape: Option<Shape>,
     /// Bytes of the file.
@@ -119,7 +121,7 @@ fn check(name: &str, entry: Entry, start: usize) -> Result<StoredTensor, String>
     };
     let dims: Vec<usize> = entry.shape.iter().map(|&d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
     let shape = if dims.is_empty() || dims.contains(&0) { None } else { Some(Shape::new(&dims)?) };
-    Ok(StoredTensor { name: name.to_owned(), dtype, shape, range: a..b })
+    Ok(StoredTensor { name: name.to_owned(), dtype, dims, shape, range: a..b })
 }
 
 /// Bytes from the header to the end of the file belong to one tensor each.
