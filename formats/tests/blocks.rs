@@ -266,7 +266,7 @@ fn nothing_panics_on_strange_weights() {
     for format in block::ALL.iter().filter(|f| f.quantize.is_some()) {
         for weights in &rows {
             dequantize(format, &quantize(format, weights, None, COLS), COLS);
-            for importance in &rows {
+            for importance in rows.iter().step_by(4) {
                 dequantize(format, &quantize(format, weights, Some(importance), COLS), COLS);
             }
             if let Some(scalar) = format.scalar {
