@@ -46,6 +46,23 @@ pub struct BackendArgs {
 }
 
 impl BackendArgs {
+    /// The same choices as arguments for another qconv process.
+    pub fn to_args(self) -> Vec<String> {
+        use clap::ValueEnum;
+        let name = |v: Option<clap::builder::PossibleValue>| v.map_or(String::new(), |v| v.get_name().to_owned());
+        let mut args = vec!["--backend".to_owned(), name(self.backend.to_possible_value())];
+        if let Some(n) = self.threads {
+            args.extend(["--threads".to_owned(), n.to_string()]);
+        }
+        if let Some(kv) = self.kv {
+            args.extend(["--kv".to_owned(), name(kv.to_possible_value())]);
+        }
+        if self.exact {
+            args.push("--exact".to_owned());
+        }
+        args
+    }
+
     /// With an f32 cache (unless asked otherwise) and f32 activations: for parity checks.
     pub fn precise(self) -> Self {
         BackendArgs { kv: self.kv.or(Some(CacheFormat::F32)), exact: true, ..self }

@@ -79,6 +79,13 @@ struct Part {
     tensor: StoredTensor,
 }
 
+impl ModelTensor {
+    /// Bytes in the precision in which the model holds it.
+    pub fn stored_bytes(&self) -> u64 {
+        self.format.row_bytes(self.shape.cols()).unwrap_or(0) as u64 * self.shape.rows() as u64
+    }
+}
+
 impl Model {
     /// Opens a GGUF file or a Hugging Face folder. What is unusual but survivable is told in `warnings`, one sentence each.
     ///
@@ -230,6 +237,34 @@ impl Model {
             (Source::Gguf(_), Origin::Checkpoint(_)) => unreachable!("GGUF tensors come from GGUF files"),
         }
         Ok(())
+    }
+
+    /// Drops the mapped pages of rows that will not be read again. Rows of a transposed matrix are spread over all of
+    /// it; its pages go with the last row.
+    pub fn forget_rows(&self, tensor: &ModelTensor, rows: std::ops::Range<usize>) {
+        let total = tensor.shape.rows();
+        let part_of = |range: &std::ops::Range<usize>, rows: std::ops::Range<usize>, total: usize| {
+            let row = range.len() / total;
+            range.start + rows.start * row..range.start + rows.end * row
+        };
+        match (&tensor.source, &self.origin) {
+            (Source::Gguf(i), Origin::Gguf(gguf)) => {
+                gguf.map().forget(part_of(&gguf.tensors()[*i].range, rows, total));
+            }
+            (Source::Stored { change: Change::Transpose, .. }, _) if rows.end < total => {}
+            (Source::Stored { change: Change::Transpose, .. }, _) => self.forget(tensor),
+            (Source::Stored { parts, .. }, _) => {
+                let per_part = total / parts.len();
+                for (i, part) in parts.iter().enumerate() {
+                    let inside = rows.start.max(i * per_part)..rows.end.min((i + 1) * per_part);
+                    if !inside.is_empty() {
+                        let inside = inside.start - i * per_part..inside.end - i * per_part;
+                        part.map.forget(part_of(&part.tensor.range, inside, per_part));
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Drops the mapped pages of a tensor that will not be read again.

@@ -135,6 +135,34 @@ impl Drop for OutputFile {
     }
 }
 
+/// A folder for files that nobody keeps: removed with everything in it when dropped, and on Ctrl-C.
+#[derive(Debug)]
+pub struct ScratchFolder {
+    path: PathBuf,
+}
+
+impl ScratchFolder {
+    /// Makes `PREFIX-N` in the system's folder for temporary files (`TMPDIR`).
+    pub fn new(prefix: &str) -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("{prefix}-{}", std::process::id()));
+        let mut unfinished = interrupt::unfinished()?;
+        std::fs::create_dir(&path).map_err(Error::io(&path))?;
+        unfinished.insert(path.clone());
+        Ok(ScratchFolder { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ScratchFolder {
+    fn drop(&mut self) {
+        interrupt::remove(&self.path);
+    }
+}
+
 /// Writes a small file whole: [`OutputFile::create`], one write, [`OutputFile::finish`].
 pub fn write_whole(path: impl AsRef<Path>, bytes: &[u8], force: bool) -> anyhow::Result<()> {
     let out = OutputFile::create(path, bytes.len() as u64, force)?;

@@ -92,3 +92,32 @@ pub fn bytes(n: u64) -> String {
     };
     format!("{value:.digits$} {}", UNITS[unit])
 }
+
+/// `1.24 B`, `15.2 M`: a count of weights.
+pub fn count(n: u64) -> String {
+    match n {
+        0..1_000 => n.to_string(),
+        1_000..1_000_000 => format!("{:.1} k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} B", n as f64 / 1e9),
+    }
+}
+
+/// `0.42 s`, `3 min 12 s`.
+pub fn seconds(s: f64) -> String {
+    if s < 10.0 {
+        format!("{s:.2} s")
+    } else if s < 120.0 {
+        format!("{s:.1} s")
+    } else {
+        format!("{} min {:.0} s", (s / 60.0).floor(), s % 60.0)
+    }
+}
+
+/// Sets the number of threads of the shared pool (conversion, verification); before its first use.
+pub fn use_threads(threads: Option<std::num::NonZero<usize>>) -> anyhow::Result<()> {
+    if let Some(n) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(n.get()).build_global()?;
+    }
+    Ok(())
+}

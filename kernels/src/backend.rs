@@ -116,6 +116,12 @@ pub trait Backend {
     /// For reports: `cpu (avx2, 2 threads)`.
     fn name(&self) -> String;
 
+    /// Bytes per second, in GB/s, at which weights can be read at most: the device's memory, measured now (about half a
+    /// second). `None` where the backend cannot tell.
+    fn read_bandwidth(&self) -> Option<f64> {
+        None
+    }
+
     /// Takes a weight over: by reference into the mapped file, or re-laid out, as the backend sees fit.
     fn weight(&self, tensor: QTensor) -> Result<Self::Weight>;
 

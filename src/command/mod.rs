@@ -30,8 +30,14 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Convert a Hugging Face folder (or a GGUF file) to a quantized GGUF file
+    convert::Convert,
     /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
     inspect::Inspect,
+    /// Measure the speed of prompt evaluation and generation
+    bench::Bench,
+    /// List the types that files and tensors can have
+    types::Types,
     /// Print a shell completion script
     completions::Completions,
 }

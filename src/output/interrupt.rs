@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The temporary files of this process.
+/// The temporary files and folders of this process.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// Whether the signal handler is there.
 static INSTALLED: Mutex<bool> = Mutex::new(false);
@@ -20,10 +20,10 @@ pub fn unfinished() -> anyhow::Result<MutexGuard<'static, BTreeSet<PathBuf>>> {
     Ok(lock())
 }
 
-/// Removes a temporary file and forgets it.
+/// Removes a temporary file or folder and forgets it.
 pub fn remove(part: &Path) {
     // Errors do not matter: what cannot be removed is overwritten by the next run to the same destination.
-    let _ = std::fs::remove_file(part);
+    let _ = if part.is_dir() { std::fs::remove_dir_all(part) } else { std::fs::remove_file(part) };
     lock().remove(part);
 }
 
@@ -36,7 +36,7 @@ fn lock() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 fn stop() {
     let parts = lock();
     for part in parts.iter() {
-        let _ = std::fs::remove_file(part);
+        let _ = if part.is_dir() { std::fs::remove_dir_all(part) } else { std::fs::remove_file(part) };
     }
     eprintln!("interrupted{}", if parts.is_empty() { "" } else { "; the unfinished output is removed" });
     std::process::exit(130);

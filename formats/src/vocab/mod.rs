@@ -1,14 +1,145 @@
 //! Vocabularies: what GGUF keeps of a tokenizer (`tokenizer.ggml.*`), and how it is read from Hugging Face files.
 
+pub mod byte_level;
+pub mod pre;
+
+mod byte_bpe;
+mod fallback;
+mod files;
+mod sentencepiece;
+mod special;
+mod structure;
+
 use crate::checkpoint::Checkpoint;
-use crate::gguf::Metadata;
+use crate::gguf::{Array, Metadata};
 use crate::{Error, Result};
+use files::Files;
+
+/// What kind of token an id is (`tokenizer.ggml.token_type`). The numbers are the format's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum TokenType {
+    /// A piece of text.
+    Normal = 1,
+    /// Stands for what cannot be encoded.
+    Unknown = 2,
+    /// Steers the model and is no text.
+    Control = 3,
+    /// Added by the model's makers: text that is always one token.
+    UserDefined = 4,
+    /// Never meant to appear.
+    Unused = 5,
+    /// One byte, written `<0xE2>`.
+    Byte = 6,
+}
+
+impl TokenType {
+    /// By its number; `None` for numbers without a meaning.
+    pub fn by_number(number: u64) -> Option<Self> {
+        use TokenType::*;
+        [Normal, Unknown, Control, UserDefined, Unused, Byte].into_iter().find(|&t| t as u64 == number)
+    }
+}
 
 /// Reads the tokenizer of a Hugging Face folder and returns the `tokenizer.*` keys in the order in which they are to be written.
 ///
 /// `vocab_size` is the number of embedding rows; missing ids become `[PADn]`. What is unusual but survivable is told in
-/// `warnings`, one sentence each.
+/// `warnings`, one sentence each. Errors: no tokenizer file, a kind that GGUF's `llama` and `gpt2` models cannot express, a
+/// pre-tokenizer that no row of [`pre::ALL`] describes.
 pub fn from_checkpoint(checkpoint: &Checkpoint, vocab_size: usize, warnings: &mut Vec<String>) -> Result<Metadata> {
-    let _ = (vocab_size, warnings);
-    Err(Error::malformed(checkpoint.folder(), "tokenizer", "is not read yet"))
+    let files = Files::read(checkpoint.folder(), checkpoint.config())?;
+    let tokens = if let Some(model) = &files.sentencepiece {
+        sentencepiece::tokens(model, &files, vocab_size, warnings)?
+    } else if let Some(json) = &files.tokenizer {
+        match json["model"]["type"].as_str() {
+            Some("BPE") if json["model"]["byte_fallback"] == true => {
+                fallback::tokens(json, &files, vocab_size, warnings)?
+            }
+            Some("BPE") => byte_bpe::tokens(json, &files, vocab_size, warnings)?,
+            other => {
+                let what = format!("is {}; BPE is supported", other.unwrap_or("missing"));
+                return Err(Error::malformed(files.path("tokenizer.json"), "key model.type", what));
+            }
+        }
+    } else if files.path("vocab.json").exists() && files.path("merges.txt").exists() {
+        byte_bpe::tokens_from_text_files(&files, vocab_size, warnings)?
+    } else {
+        let what = "none of tokenizer.model, tokenizer.json, or vocab.json with merges.txt is there";
+        return Err(Error::malformed(checkpoint.folder(), "tokenizer", what));
+    };
+    let mut out = Metadata::new();
+    tokens.write(&mut out);
+    special::write(&files, vocab_size, &mut out, warnings);
+    Ok(out)
+}
+
+/// The part of the vocabulary that both kinds of tokenizer have.
+struct Tokens {
+    /// `llama` or `gpt2`.
+    model: &'static str,
+    /// `tokenizer.ggml.pre`.
+    pre: String,
+    /// By id.
+    text: Vec<String>,
+    /// By id; sentencepiece only.
+    scores: Option<Vec<f32>>,
+    /// By id.
+    types: Vec<TokenType>,
+    /// `left right`, best first; byte-level only.
+    merges: Vec<String>,
+    /// A space goes before the text; `None`: the model's default.
+    add_space_prefix: Option<bool>,
+}
+
+impl Tokens {
+    /// `vocab_size` unused entries.
+    fn empty(model: &'static str, pre: &str, vocab_size: usize) -> Self {
+        Tokens {
+            model,
+            pre: pre.to_owned(),
+            text: (0..vocab_size).map(|i| format!("[PAD{i}]")).collect(),
+            scores: (model == "llama").then(|| vec![-10_000.0; vocab_size]),
+            types: vec![TokenType::Unused; vocab_size],
+            merges: Vec::new(),
+            add_space_prefix: None,
+        }
+    }
+
+    /// Sets an entry; ids beyond the embeddings are left out and counted by the caller.
+    fn set(&mut self, id: usize, text: &str, kind: TokenType, score: f32) -> bool {
+        if id >= self.text.len() {
+            return false;
+        }
+        text.clone_into(&mut self.text[id]);
+        self.types[id] = kind;
+        if let Some(scores) = &mut self.scores {
+            scores[id] = score;
+        }
+        true
+    }
+
+    fn write(self, out: &mut Metadata) {
+        if let Some(prefix) = self.add_space_prefix {
+            out.set("tokenizer.ggml.add_space_prefix", prefix);
+        }
+        out.set("tokenizer.ggml.model", self.model);
+        out.set("tokenizer.ggml.pre", self.pre);
+        out.set("tokenizer.ggml.tokens", Array::String(self.text));
+        if let Some(scores) = self.scores {
+            out.set("tokenizer.ggml.scores", Array::F32(scores));
+        }
+        out.set("tokenizer.ggml.token_type", Array::I32(self.types.iter().map(|&t| t as i32).collect()));
+        if !self.merges.is_empty() {
+            out.set("tokenizer.ggml.merges", Array::String(self.merges));
+        }
+    }
+}
+
+/// Tells how many ids lie beyond the embeddings.
+fn warn_of_ids_beyond(n: usize, vocab_size: usize, warnings: &mut Vec<String>) {
+    if n > 0 {
+        warnings.push(format!(
+            "the tokenizer has {n} tokens beyond the model's {vocab_size} embeddings; they are left out"
+        ));
+    }
 }

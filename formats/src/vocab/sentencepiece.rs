@@ -1,0 +1,184 @@
+//! `tokenizer.model`: sentencepiece's protocol buffer, read field by field with checked lengths.
+//!
+//! Of `ModelProto` only `pieces` (1: text 1, score 2, type 3), `trainer_spec.model_type` (2.3) and
+//! `normalizer_spec.add_dummy_prefix` (3.3) matter. Source: `sentencepiece_model.proto`.
+
+use super::files::{Files, added_text, added_type};
+use super::{TokenType, Tokens, warn_of_ids_beyond};
+use crate::{Error, Result};
+
+/// `ModelType.BPE`; `UNIGRAM` is 1 and the default.
+const BPE: u64 = 2;
+
+/// The vocabulary of a sentencepiece model, with the tokens that were added to it.
+pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec<String>) -> Result<Tokens> {
+    let parsed = parse(model)
+        .map_err(|(at, problem)| Error::malformed(files.path("tokenizer.model"), format!("byte {at}"), problem))?;
+    if parsed.model_type != BPE {
+        let what = "is no BPE model (unigram and others have no place in GGUF's `llama` tokenizer)";
+        return Err(Error::malformed(files.path("tokenizer.model"), "trainer_spec.model_type", what));
+    }
+    let mut out = Tokens::empty("llama", "default", vocab_size);
+    out.add_space_prefix = prefix(files, parsed.add_dummy_prefix);
+    let mut beyond = 0;
+    for (id, piece) in parsed.pieces.iter().enumerate() {
+        let kind = match piece.kind {
+            2 => TokenType::Unknown,
+            3 => TokenType::Control,
+            5 => TokenType::Unused,
+            6 => TokenType::Byte,
+            _ => TokenType::Normal,
+        };
+        beyond += usize::from(!out.set(id, &piece.text, kind, piece.score));
+    }
+    if let Some(map) = files.added.as_object() {
+        for (text, id) in map {
+            let id = id.as_u64().map_or(usize::MAX, |id| id as usize);
+            beyond += usize::from(!out.set(id, text, TokenType::UserDefined, -1000.0));
+        }
+    }
+    for token in files.added_in_config().into_iter().chain(missing_from(files, &parsed)) {
+        let kind = added_type(token.text, token.special);
+        beyond += usize::from(!out.set(token.id, &added_text(token.text, kind), kind, -1000.0));
+    }
+    warn_of_ids_beyond(beyond, vocab_size, warnings);
+    Ok(out)
+}
+
+/// Tokens that only `tokenizer.json` has added, behind the model's own pieces.
+fn missing_from<'a>(files: &'a Files, parsed: &Parsed) -> Vec<super::files::Added<'a>> {
+    let has_config = !files.added_in_config().is_empty();
+    let own = parsed.pieces.len();
+    files.added_in_tokenizer().into_iter().filter(|t| !has_config && t.id >= own).collect()
+}
+
+/// `add_space_prefix`: what `tokenizer_config.json` says, else the model, where that is not the usual `true`.
+fn prefix(files: &Files, add_dummy_prefix: bool) -> Option<bool> {
+    files.tokenizer_config["add_prefix_space"].as_bool().or((!add_dummy_prefix).then_some(false))
+}
+
+struct Parsed {
+    pieces: Vec<Piece>,
+    model_type: u64,
+    add_dummy_prefix: bool,
+}
+
+struct Piece {
+    text: String,
+    score: f32,
+    kind: u64,
+}
+
+/// Where, and what is wrong.
+type Problem = (usize, String);
+
+fn parse(bytes: &[u8]) -> Result<Parsed, Problem> {
+    let mut out = Parsed { pieces: Vec::new(), model_type: 1, add_dummy_prefix: true };
+    let mut model = Fields { bytes, base: 0, pos: 0 };
+    while let Some((number, field)) = model.next()? {
+        match (number, field) {
+            (1, Field::Bytes(bytes, base)) => {
+                let mut piece = Piece { text: String::new(), score: 0.0, kind: 1 };
+                let mut fields = Fields { bytes, base, pos: 0 };
+                while let Some((number, field)) = fields.next()? {
+                    match (number, field) {
+                        (1, Field::Bytes(text, at)) => {
+                            piece.text = String::from_utf8(text.to_vec())
+                                .map_err(|_| (at, "holds a piece that is not valid UTF-8".to_owned()))?;
+                        }
+                        (2, Field::Four(bits)) => piece.score = f32::from_bits(bits),
+                        (3, Field::Varint(kind)) => piece.kind = kind,
+                        _ => {}
+                    }
+                }
+                out.pieces.push(piece);
+            }
+            (2, Field::Bytes(bytes, base)) => {
+                let mut fields = Fields { bytes, base, pos: 0 };
+                while let Some((number, field)) = fields.next()? {
+                    if let (3, Field::Varint(kind)) = (number, field) {
+                        out.model_type = kind;
+                    }
+                }
+            }
+            (3, Field::Bytes(bytes, base)) => {
+                let mut fields = Fields { bytes, base, pos: 0 };
+                while let Some((number, field)) = fields.next()? {
+                    if let (3, Field::Varint(flag)) = (number, field) {
+                        out.add_dummy_prefix = flag != 0;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if out.pieces.is_empty() { Err((0, "holds no pieces: this is no sentencepiece model".to_owned())) } else { Ok(out) }
+}
+
+/// One field of a message.
+enum Field<'a> {
+    Varint(u64),
+    Eight,
+    /// With its place in the file.
+    Bytes(&'a [u8], usize),
+    Four(u32),
+}
+
+/// The fields of a message, one after another.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    /// Where the message begins in the file.
+    base: usize,
+    pos: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, Problem> {
+        if self.pos == self.bytes.len() {
+            return Ok(None);
+        }
+        let at = self.base + self.pos;
+        let tag = self.varint()?;
+        let field = match tag & 7 {
+            0 => Field::Varint(self.varint()?),
+            1 => {
+                self.take(8)?;
+                Field::Eight
+            }
+            2 => {
+                let n = self.varint()?;
+                let n = usize::try_from(n).map_err(|_| (at, format!("has a field of {n} bytes")))?;
+                let base = self.base + self.pos;
+                Field::Bytes(self.take(n)?, base)
+            }
+            5 => {
+                let four = self.take(4)?;
+                Field::Four(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+            }
+            other => return Err((at, format!("has a field of the unknown wire type {other}: the file is corrupted"))),
+        };
+        Ok(Some((tag >> 3, field)))
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], Problem> {
+        let end = self.pos.checked_add(n).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or_else(|| {
+            (self.base + self.pos, format!("a field of {n} bytes ends behind its message: truncated"))
+        })?;
+        let slice = &self.bytes[self.pos..end];
+        self.pos = end;
+        Ok(slice)
+    }
+
+    fn varint(&mut self) -> Result<u64, Problem> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err((self.base + self.pos, "has a number of more than 64 bits: the file is corrupted".to_owned()))
+    }
+}

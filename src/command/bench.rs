@@ -1,0 +1,230 @@
+//! `qconv bench`
+
+use super::Run;
+use crate::backend::{self, BackendArgs, Task};
+use crate::engine::{self, Engine, Rate};
+use crate::error::caller;
+use crate::model::Model;
+use crate::report::{self, Style, Table};
+use crate::ui::{self, Ui};
+use anyhow::Result;
+use qconv_kernels::Backend;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Arguments of `qconv bench`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  qconv bench model-Q4_K_M.gguf
+  qconv bench model-Q4_K_M.gguf model-Q8_0.gguf -p 256 -n 64 -r 3 --markdown
+
+A test pp512 evaluates a prompt of 512 random tokens in batches, tg128 generates 128 tokens one by one; both begin with
+an empty cache. GB/s counts the bytes of weights that one token needs (the tables of embeddings are not read whole), and
+the share is that of the machine's read bandwidth, measured in the same run.")]
+pub struct Bench {
+    /// GGUF files or Hugging Face folders
+    #[arg(required = true)]
+    models: Vec<PathBuf>,
+
+    /// Tokens of the prompt (0: no prompt test)
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    prompt: usize,
+
+    /// Tokens to generate (0: no generation test)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    generate: usize,
+
+    /// Repetitions
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
+    repetitions: usize,
+
+    #[command(flatten)]
+    computing: BackendArgs,
+
+    #[command(flatten)]
+    style: StyleArgs,
+}
+
+/// How a report is printed.
+#[derive(clap::Args)]
+pub struct StyleArgs {
+    /// Print as JSON
+    #[arg(long, conflicts_with_all = ["csv", "markdown"])]
+    pub json: bool,
+
+    /// Print as comma-separated values
+    #[arg(long, conflicts_with = "markdown")]
+    pub csv: bool,
+
+    /// Print as a Markdown table
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+impl StyleArgs {
+    /// The table's style; JSON is up to the caller.
+    pub fn table(&self) -> Style {
+        match (self.csv, self.markdown) {
+            (true, _) => Style::Csv,
+            (_, true) => Style::Markdown,
+            _ => Style::Plain,
+        }
+    }
+}
+
+/// One model's figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct Record {
+    /// The model's name.
+    pub name: String,
+    /// Where it lies.
+    pub model: PathBuf,
+    /// Weights.
+    pub parameters: u64,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Bytes of weights that generating a token reads.
+    pub bytes_per_token: u64,
+    /// Where it ran.
+    pub backend: String,
+    /// The tests.
+    pub tests: Vec<Test>,
+    /// Read bandwidth of the machine in GB/s, measured in this run; `None` where the backend cannot tell.
+    pub read_bandwidth: Option<f64>,
+    /// Seconds from opening the file to a model that is ready.
+    pub load_seconds: f64,
+    /// Highest resident memory of the process, in bytes, mapped file pages included.
+    pub peak_memory: Option<u64>,
+}
+
+/// One test of a model.
+#[derive(Debug, Clone, Serialize)]
+pub struct Test {
+    /// `pp512`, `tg128`.
+    pub test: String,
+    /// Mean tokens per second.
+    pub tokens_per_second: f64,
+    /// Standard deviation over the repetitions.
+    pub deviation: f64,
+    /// All repetitions.
+    pub samples: Vec<f64>,
+    /// Weights read in GB/s (generation only).
+    pub gigabytes_per_second: Option<f64>,
+    /// Share of the read bandwidth (generation only).
+    pub bandwidth_share: Option<f64>,
+}
+
+impl Run for Bench {
+    fn run(self, ui: &Ui) -> Result<()> {
+        if self.prompt == 0 && self.generate == 0 {
+            return Err(caller("-p 0 -n 0: nothing to measure"));
+        }
+        let mut records = Vec::new();
+        for path in &self.models {
+            let task = Measure { bench: &self, path, ui };
+            records.push(backend::with(self.computing, task)?);
+        }
+        if self.style.json {
+            return report::print_json(&serde_json::to_value(&records)?);
+        }
+        table(&records).print_as(self.style.table());
+        if self.style.table() == Style::Plain {
+            for r in &records {
+                let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
+                ui.note(format!(
+                    "{}: loaded in {}, peak memory {}, read bandwidth {bandwidth}, {}",
+                    r.name,
+                    ui::seconds(r.load_seconds),
+                    r.peak_memory.map_or("unknown".into(), ui::bytes),
+                    r.backend
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn table(records: &[Record]) -> Table {
+    let mut table = Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth"]);
+    for r in records {
+        for t in &r.tests {
+            table.row([
+                r.name.clone(),
+                ui::bytes(r.bytes),
+                ui::count(r.parameters),
+                r.backend.clone(),
+                t.test.clone(),
+                format!("{:.1} ± {:.1}", t.tokens_per_second, t.deviation),
+                t.gigabytes_per_second.map_or(String::new(), |x| format!("{x:.1}")),
+                t.bandwidth_share.map_or(String::new(), |x| format!("{:.0}%", x * 100.0)),
+            ]);
+        }
+    }
+    table
+}
+
+struct Measure<'a> {
+    bench: &'a Bench,
+    path: &'a PathBuf,
+    ui: &'a Ui,
+}
+
+impl Task for Measure<'_> {
+    type Output = Record;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<Record> {
+        engine::memory::reset_peak();
+        let started = std::time::Instant::now();
+        let mut warnings = Vec::new();
+        let model = Model::open(self.path, &mut warnings)?;
+        let loaded = Engine::load(backend, &model, &mut warnings)?;
+        let load_seconds = started.elapsed().as_secs_f64();
+        warnings.into_iter().for_each(|w| self.ui.warn(w));
+        self.ui.refuse_warnings()?;
+
+        let bytes_per_token = bytes_per_token(&model, loaded.plan());
+        let speed = engine::speed(&loaded, self.bench.prompt, self.bench.generate, self.bench.repetitions)?;
+        let peak_memory = engine::memory::peak();
+        let read_bandwidth = backend.read_bandwidth();
+        let test = |kind: &str, rate: &Rate, bytes: Option<u64>| {
+            let gigabytes = bytes.map(|b| b as f64 * rate.mean() / 1e9);
+            Test {
+                test: format!("{kind}{}", rate.tokens),
+                tokens_per_second: rate.mean(),
+                deviation: rate.deviation(),
+                samples: rate.samples.clone(),
+                gigabytes_per_second: gigabytes,
+                bandwidth_share: gigabytes.zip(read_bandwidth).map(|(g, b)| g / b),
+            }
+        };
+        let prompt = speed.prompt.iter().map(|rate| test("pp", rate, None));
+        let generation = speed.generation.iter().map(|rate| test("tg", rate, Some(bytes_per_token)));
+        Ok(Record {
+            name: model.name(),
+            model: self.path.clone(),
+            parameters: model.parameters(),
+            bytes: loaded.weight_bytes(),
+            bytes_per_token,
+            backend: backend.name(),
+            tests: prompt.chain(generation).collect(),
+            read_bandwidth,
+            load_seconds,
+            peak_memory,
+        })
+    }
+}
+
+/// Bytes of weights that one generated token reads: everything but tables of which it takes one row (embeddings that are
+/// not the output too, learned positions) and the experts it does not visit.
+fn bytes_per_token(model: &Model, plan: &crate::arch::Plan) -> u64 {
+    let tied = model.tensor("output.weight").is_none();
+    let share = plan.feed.experts.map_or(1.0, |e| e.used as f64 / e.count as f64);
+    let bytes = |t: &crate::model::ModelTensor| match t.name.as_str() {
+        "token_embd.weight" if !tied => 0.0,
+        "position_embd.weight" => 0.0,
+        name if name.contains("_exps.") => t.stored_bytes() as f64 * share,
+        _ => t.stored_bytes() as f64,
+    };
+    model.tensors().iter().map(bytes).sum::<f64>() as u64
+}

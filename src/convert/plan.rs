@@ -1,0 +1,158 @@
+//! What becomes of each tensor, decided before the first byte is read.
+
+use crate::error::{caller, malformed};
+use crate::model::{Model, ModelTensor};
+use crate::recipe::{self, Mix, ModelFacts, TensorDesc};
+use crate::ui::Ui;
+use anyhow::Result;
+use qconv_formats::block::BlockFormat;
+use qconv_formats::gguf::TensorEntry;
+
+/// A whole conversion, tensor by tensor, in the order of the output.
+pub struct Plan<'a> {
+    /// The mix that was asked for.
+    pub mix: &'static Mix,
+    /// The tensors.
+    pub tensors: Vec<Planned<'a>>,
+}
+
+/// One tensor's fate.
+pub struct Planned<'a> {
+    /// The source.
+    pub tensor: &'a ModelTensor,
+    /// What it becomes.
+    pub format: &'static BlockFormat,
+    /// What it should have become, where its rows do not fit that.
+    pub wanted: Option<&'static BlockFormat>,
+}
+
+impl<'a> Plan<'a> {
+    /// Decides. Warns about fallbacks; errors name tensors that cannot be converted at all.
+    pub fn new(
+        model: &'a Model,
+        mix: &'static Mix,
+        options: &recipe::Options,
+        allow_requantize: bool,
+        ui: &Ui,
+    ) -> Result<Self> {
+        let mut order: Vec<&ModelTensor> = model.tensors().iter().collect();
+        order.sort_by(|a, b| recipe::canonical_order(&a.name, &b.name));
+        let descriptions: Vec<TensorDesc> =
+            order.iter().map(|t| TensorDesc { name: &t.name, shape: &t.shape, format: t.format }).collect();
+        let facts = ModelFacts::from_metadata(model.metadata())?;
+        let choices = recipe::choose(mix, &facts, &descriptions, options)?;
+        let mut tensors = Vec::with_capacity(order.len());
+        for (tensor, choice) in order.into_iter().zip(choices) {
+            let format = choice.format;
+            if format != tensor.format {
+                check(model, tensor, format, allow_requantize)?;
+                if choice.requires_importance && !options.has_imatrix {
+                    return Err(caller(format!(
+                        "tensor {}: {} is garbage without an importance matrix, which this version cannot take; choose another --type",
+                        tensor.name, format.name
+                    )));
+                }
+            }
+            let wanted = choice.fallback.then_some(choice.wanted);
+            tensors.push(Planned { tensor, format, wanted });
+        }
+        let plan = Plan { mix, tensors };
+        plan.warn_of_fallbacks(ui);
+        Ok(plan)
+    }
+
+    /// What the writer lays out.
+    pub fn entries(&self) -> Vec<TensorEntry> {
+        let entry =
+            |p: &Planned| TensorEntry { name: p.tensor.name.clone(), shape: p.tensor.shape.clone(), format: p.format };
+        self.tensors.iter().map(entry).collect()
+    }
+
+    /// Bytes of tensor data that will be read.
+    pub fn source_bytes(&self) -> u64 {
+        self.tensors.iter().map(|p| p.tensor.source_bytes as u64).sum()
+    }
+
+    /// Bytes of tensor data that will be written.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(Planned::bytes).sum()
+    }
+
+    /// Bits of tensor data per weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        let weights: u64 = self.tensors.iter().map(|p| p.tensor.shape.len() as u64).sum();
+        self.bytes() as f64 * 8.0 / weights.max(1) as f64
+    }
+
+    /// Tensors that do not get the format they should have.
+    pub fn fallbacks(&self) -> impl Iterator<Item = &Planned<'a>> {
+        self.tensors.iter().filter(|p| p.wanted.is_some())
+    }
+
+    /// Bits per weight (of the whole model) that the fallbacks cost.
+    pub fn fallback_cost(&self) -> f64 {
+        let weights: u64 = self.tensors.iter().map(|p| p.tensor.shape.len() as u64).sum();
+        let cost = |p: &Planned| match p.wanted {
+            Some(w) => (p.format.bits_per_weight() - w.bits_per_weight()) * p.tensor.shape.len() as f64,
+            None => 0.0,
+        };
+        self.tensors.iter().map(cost).sum::<f64>() / weights.max(1) as f64
+    }
+
+    fn warn_of_fallbacks(&self, ui: &Ui) {
+        let mut kinds: Vec<(&str, usize, &str, usize)> = Vec::new();
+        for p in self.fallbacks() {
+            let (wanted, got, cols) = (p.wanted.map_or("", |w| w.name), p.format.name, p.tensor.shape.cols());
+            match kinds.iter_mut().find(|k| (k.0, k.1, k.2) == (wanted, cols, got)) {
+                Some(kind) => kind.3 += 1,
+                None => kinds.push((wanted, cols, got, 1)),
+            }
+        }
+        for (wanted, cols, got, n) in kinds {
+            let tensors = if n == 1 { "tensor becomes" } else { "tensors become" };
+            ui.warn(format!(
+                "{n} {tensors} {got} instead of {wanted}: rows of {cols} weights are no multiple of its block"
+            ));
+        }
+    }
+}
+
+impl Planned<'_> {
+    /// Bytes of the packed tensor.
+    pub fn bytes(&self) -> u64 {
+        self.row_bytes() as u64 * self.tensor.shape.rows() as u64
+    }
+
+    /// Bytes of one packed row.
+    pub fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.tensor.shape.cols()).expect("the recipe checked that rows are whole blocks")
+    }
+}
+
+/// Whether a tensor can become `format` at all.
+fn check(model: &Model, tensor: &ModelTensor, format: &'static BlockFormat, allow_requantize: bool) -> Result<()> {
+    let place = || format!("tensor {}", tensor.name);
+    if tensor.format.dequantize.is_none() {
+        return Err(malformed(
+            model.path(),
+            place(),
+            format!("is {} and cannot become {}", tensor.format.name, format.name),
+        ));
+    }
+    if tensor.format.is_quantized() && !allow_requantize {
+        return Err(caller(format!(
+            "{}: tensor {} is already {}; quantizing it again loses quality: start from the original model, or say --allow-requantize",
+            model.path().display(),
+            tensor.name,
+            tensor.format.name
+        )));
+    }
+    if format.quantize.is_none() {
+        return Err(caller(format!("tensor {}: nothing can be quantized to {}", tensor.name, format.name)));
+    }
+    if format.row_bytes(tensor.shape.cols()).is_none() {
+        let what = format!("has rows of {} weights, no multiple of {}'s block", tensor.shape.cols(), format.name);
+        return Err(malformed(model.path(), place(), what));
+    }
+    Ok(())
+}

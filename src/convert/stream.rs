@@ -1,0 +1,116 @@
+//! The stream of row slices: threads take the next slice of the next tensor, in file order, until none is left.
+
+use super::{Planned, Request};
+use crate::error::{caller, malformed};
+use crate::model::ModelTensor;
+use crate::output::OutputFile;
+use anyhow::Result;
+use indicatif::ProgressBar;
+use qconv_formats::gguf::Writer;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Weights of a slice: 1 MB of floats, so that a thread's slices stay in its cache.
+const SLICE: usize = 1 << 18;
+
+/// Some rows of a tensor.
+struct Slice {
+    tensor: usize,
+    rows: Range<usize>,
+}
+
+/// Converts all tensors of a plan into their places in `file`.
+pub fn tensors(request: &Request, writer: &Writer, file: &OutputFile, bar: &ProgressBar) -> Result<()> {
+    let slices = slices(&request.plan.tensors);
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let error = Mutex::new(None);
+    rayon::broadcast(|_| {
+        let mut scratch = Scratch::default();
+        while !failed.load(Ordering::Relaxed) {
+            let Some(slice) = slices.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            if let Err(e) = convert(request, writer, file, slice, &mut scratch) {
+                // The first slice in file order is told about, whichever thread came first.
+                failed.store(true, Ordering::Relaxed);
+                let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let at = (slice.tensor, slice.rows.start);
+                if first.as_ref().is_none_or(|(other, _)| at < *other) {
+                    *first = Some((at, e));
+                }
+            }
+            let planned = &request.plan.tensors[slice.tensor];
+            let share =
+                planned.tensor.source_bytes as u64 * slice.rows.len() as u64 / planned.tensor.shape.rows() as u64;
+            bar.inc(share);
+        }
+    });
+    match error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some((_, e)) => Err(e),
+        None => Ok(()),
+    }
+}
+
+/// Cuts all tensors into slices, in file order.
+fn slices(tensors: &[Planned]) -> Vec<Slice> {
+    let mut out = Vec::new();
+    for (tensor, planned) in tensors.iter().enumerate() {
+        let rows = planned.tensor.shape.rows();
+        let step = (SLICE / planned.tensor.shape.cols()).max(1);
+        out.extend((0..rows).step_by(step).map(|first| Slice { tensor, rows: first..rows.min(first + step) }));
+    }
+    out
+}
+
+/// Buffers that a thread uses again and again.
+#[derive(Default)]
+struct Scratch {
+    floats: Vec<f32>,
+    packed: Vec<u8>,
+}
+
+fn convert(request: &Request, writer: &Writer, file: &OutputFile, slice: &Slice, scratch: &mut Scratch) -> Result<()> {
+    let planned = &request.plan.tensors[slice.tensor];
+    let tensor = planned.tensor;
+    let (cols, row_bytes) = (tensor.shape.cols(), planned.row_bytes());
+    let offset = writer.range(slice.tensor).start + (slice.rows.start * row_bytes) as u64;
+
+    // Quantized or integer data that stays as it is must not go through floats.
+    if planned.format == tensor.format && (tensor.format.is_quantized() || tensor.format.dequantize.is_none()) {
+        let packed = request.model.packed(tensor)?;
+        let bytes = &packed.bytes()[slice.rows.start * row_bytes..slice.rows.end * row_bytes];
+        if let Some(block) = (tensor.format.find_nonfinite)(bytes) {
+            let at = slice.rows.start * cols + block * tensor.format.block_weights;
+            return Err(not_finite(request, tensor, at, "NaN or infinite scale"));
+        }
+        file.write_at(offset, bytes)?;
+    } else {
+        scratch.floats.resize(slice.rows.len() * cols, 0.0);
+        scratch.packed.resize(slice.rows.len() * row_bytes, 0);
+        request.model.rows(tensor, slice.rows.start, &mut scratch.floats)?;
+        if let Some(at) = scratch.floats.iter().position(|x| !x.is_finite()) {
+            let value = scratch.floats[at];
+            return Err(not_finite(request, tensor, slice.rows.start * cols + at, &value.to_string()));
+        }
+        (request.method.quantize)(planned.format, cols, &scratch.floats, None, &mut scratch.packed);
+        if let Some(block) = (planned.format.find_nonfinite)(&scratch.packed) {
+            let at = block * planned.format.block_weights;
+            let largest =
+                scratch.floats[at..at + planned.format.block_weights].iter().fold(0f32, |m, x| m.max(x.abs()));
+            let row = slice.rows.start + at / cols;
+            return Err(caller(format!(
+                "tensor {}, row {row}: weights up to {largest:e} are beyond the range of {}; keep this model in BF16 or F32",
+                tensor.name, planned.format.name
+            )));
+        }
+        file.write_at(offset, &scratch.packed)?;
+    }
+    request.model.forget_rows(tensor, slice.rows.clone());
+    Ok(())
+}
+
+fn not_finite(request: &Request, tensor: &ModelTensor, at: usize, what: &str) -> anyhow::Error {
+    let (row, col) = (at / tensor.shape.cols(), at % tensor.shape.cols());
+    let place = format!("tensor {}, row {row}, column {col}", tensor.name);
+    malformed(request.model.path(), place, format!("{what}: the weights are damaged, and no conversion can mend them"))
+}
