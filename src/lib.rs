@@ -19,5 +19,6 @@ pub mod naming;
 pub mod output;
 pub mod recipe;
 pub mod report;
+pub mod tokenizer;
 pub mod ui;
 pub mod verify;

@@ -40,4 +40,6 @@ commands! {
     types::Types,
     /// Print a shell completion script
     completions::Completions,
+    /// Show the tokens of a text
+    tokenize::Tokenize,
 }
