@@ -13,7 +13,7 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// `quiet`: only warnings and results. `strict`: warnings make [`Ui::finish`] fail.
+    /// `quiet`: only warnings and results. `strict`: warnings make [`Ui::refuse_warnings`] fail.
     pub fn new(quiet: bool, strict: bool) -> Self {
         Ui { quiet, strict, warnings: RefCell::default() }
     }

@@ -41,6 +41,32 @@ fn two_passes_give_the_bytes_of_one() {
 }
 
 #[test]
+fn bytes_are_those_of_llama_quantize() {
+    use sha2::{Digest, Sha256};
+    let golden = std::fs::read(fixture("quantized/llama-quantize.json")).unwrap();
+    let golden: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&golden).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for (model, types) in &golden {
+        for (mix, tensors) in types.as_object().unwrap() {
+            let out = dir.path().join(format!("{model}-{mix}.gguf"));
+            convert(&fixture("models").join(model), &out, &["--type", mix, "-q"]);
+            let file = qconv_formats::gguf::Gguf::open(&out).unwrap();
+            let expected = tensors.as_array().unwrap();
+            assert_eq!(file.tensors().len(), expected.len(), "{model} {mix}");
+            for (tensor, golden) in file.tensors().iter().zip(expected) {
+                let hash: String =
+                    Sha256::digest(file.bytes(tensor)).iter().take(8).map(|b| format!("{b:02x}")).collect();
+                let ours = serde_json::json!([tensor.name, tensor.format.name, hash]);
+                assert_eq!(&ours, golden, "{model} {mix}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1000, "{compared} tensors");
+}
+
+#[test]
 fn shards_give_the_bytes_of_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut whole = TestCheckpoint::llama(&dir.path().join("whole"));
