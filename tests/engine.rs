@@ -84,7 +84,7 @@ fn the_cache_gives_what_one_batch_gives_however_tokens_are_fed() {
     for folder in families() {
         let (tokens, want) = expected(&folder);
         let engine = load(&backend, &folder);
-        let mut session = engine.session(SessionOptions { positions: 64, batch: 16 }).unwrap();
+        let mut session = engine.session(SessionOptions { batch: 16, ..SessionOptions::new(64).all_logits() }).unwrap();
         for step in [1, 7, 48] {
             let got = if step == 48 {
                 // Split by the session itself: only the last batch's logits are left.
@@ -159,7 +159,7 @@ fn learned_positions_end_where_they_were_learned() {
 fn memory_is_known_beforehand() {
     let backend = exact(1);
     let engine = load(&backend, &fixtures("models/stories260k"));
-    let plan = engine.memory(SessionOptions { positions: 512, batch: 64 }).unwrap();
+    let plan = engine.memory(SessionOptions { batch: 64, ..SessionOptions::new(512) }).unwrap();
     // 5 layers, 4 key-value heads of 8, keys and values in f32.
     assert_eq!(plan.cache, 5 * 512 * 2 * 4 * 8 * 4);
     assert!(plan.weights > 1_000_000 && plan.weights < 1_100_000, "{plan}");

@@ -34,6 +34,10 @@ commands! {
     convert::Convert,
     /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
     inspect::Inspect,
+    /// Generate text, hold a conversation, or write raw logits
+    run::Run,
+    /// Measure perplexity, and with --against the divergence from an original
+    perplexity::Perplexity,
     /// Measure the speed of prompt evaluation and generation
     bench::Bench,
     /// List the types that files and tensors can have

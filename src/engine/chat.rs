@@ -50,6 +50,8 @@ impl Template {
                 .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
         });
         environment.add_filter("tojson", to_json);
+        // minijinja iterates over none as if it were empty; Python refuses, and templates ask before they do.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| anyhow!("the model's chat template does not parse: {e}"))?;
@@ -215,6 +217,13 @@ mod tests {
     fn generation_regions_and_dates() {
         let source = "{% for m in messages %}{%- generation -%} [{{ m.role }}] {%- endgeneration -%}{% endfor %}{{ strftime_now('%Y')|length }}";
         assert_eq!(render(source, &[Message::new("user", "")]).unwrap(), "[user]4");
+    }
+
+    #[test]
+    fn none_is_not_iterable() {
+        let source =
+            "{% if tools is iterable and tools | length > 0 %}tools{% else %}none{% endif %} {{ [] is iterable }}";
+        assert_eq!(render(source, &[]).unwrap(), "none True");
     }
 
     #[test]

@@ -16,16 +16,23 @@ pub struct SessionOptions {
     pub positions: usize,
     /// Tokens that are computed together at most (bounded by `positions`).
     pub batch: usize,
+    /// Rows of logits that can be asked for at once (bounded by `batch` and by 32 MiB, but at least 1).
+    pub logit_rows: usize,
 }
 
 impl SessionOptions {
-    /// `positions` in batches of 512.
+    /// For generation: `positions` in batches of 512, logits of one row.
     pub fn new(positions: usize) -> Self {
-        SessionOptions { positions, batch: 512 }
+        SessionOptions { positions, batch: 512, logit_rows: 1 }
+    }
+
+    /// For evaluation: logits of many rows at once.
+    pub fn all_logits(self) -> Self {
+        SessionOptions { logit_rows: usize::MAX, ..self }
     }
 }
 
-/// Bytes of logits that are computed at once at most, where several rows are asked for.
+/// Bytes of logits that are computed at once at most.
 const LOGIT_BYTES: usize = 32 << 20;
 
 /// One sequence on an [`Engine`]. After it was made, neither feeding tokens nor reading logits allocates on this side of
@@ -48,7 +55,7 @@ impl<'b, B: Backend> Engine<'b, B> {
     /// fewer learned positions.
     pub fn session(&self, options: SessionOptions) -> anyhow::Result<Session<'_, B>> {
         let (shape, batch, logit_rows) = self.sizes(options)?;
-        let cache = self.backend.cache(shape).context("the key-value cache; a smaller --ctx needs less")?;
+        let cache = self.backend.cache(shape).context("--ctx is too large for this machine")?;
         let scratch = Scratch::new(self, batch, logit_rows)?;
         Ok(Session {
             engine: self,
@@ -91,7 +98,7 @@ impl<'b, B: Backend> Engine<'b, B> {
         };
         self.cache_bytes(&shape)?;
         let batch = options.batch.min(options.positions);
-        let logit_rows = (LOGIT_BYTES / 4 / self.vocabulary).clamp(1, batch);
+        let logit_rows = (LOGIT_BYTES / 4 / self.vocabulary).min(options.logit_rows).clamp(1, batch);
         Ok((shape, batch, logit_rows))
     }
 

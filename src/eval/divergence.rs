@@ -3,7 +3,7 @@
 //! One difference: llama-perplexity keeps the original's log-probabilities in 16 bits and leaves out tokens below
 //! `exp(-16)`; here both models run side by side, so that nothing is rounded or left out.
 
-use super::statistics::{Sums, covariance, log_sum_exp, percentile};
+use super::statistics::{Sums, log_sum_exp, percentile};
 use serde::Serialize;
 
 /// The comparison of two models on the same scored tokens. Probabilities and shares are fractions, not percents.
@@ -80,9 +80,8 @@ impl PairStatistics {
 /// Collects [`PairStatistics`].
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
-    nll: Sums,
     base: Sums,
-    products: f64,
+    log_ratio: Sums,
     kl: Sums,
     change: Sums,
     change_squared: Sums,
@@ -92,9 +91,9 @@ pub(super) struct Pairs {
 
 impl Pairs {
     pub fn add(&mut self, pair: &PairStatistics) {
-        self.nll.add(pair.nll);
         self.base.add(pair.base_nll);
-        self.products += pair.nll * pair.base_nll;
+        // Differences of pairs: the same figure as from variances and covariance, without their cancellation.
+        self.log_ratio.add(pair.nll - pair.base_nll);
         self.kl.add(pair.kl);
         self.kls.push(pair.kl);
         let change = (-pair.nll).exp() - (-pair.base_nll).exp();
@@ -107,9 +106,7 @@ impl Pairs {
         self.kls.sort_unstable_by(f64::total_cmp);
         let n = self.kl.count;
         let base = self.base.exp();
-        let cov = covariance(&self.nll, &self.base, self.products);
-        let log_ratio_error = (self.nll.error().powi(2) + self.base.error().powi(2) - 2.0 * cov).max(0.0).sqrt();
-        let ratio = (self.nll.mean() - self.base.mean()).exp();
+        let ratio = self.log_ratio.exp();
         let kl = self.kl.estimate();
         let change = self.change.estimate();
         let mean_square = self.change_squared.estimate();
@@ -118,8 +115,8 @@ impl Pairs {
         Divergence {
             base_perplexity: base.value,
             base_perplexity_error: base.error,
-            perplexity_ratio: ratio,
-            perplexity_ratio_error: ratio * log_ratio_error,
+            perplexity_ratio: ratio.value,
+            perplexity_ratio_error: ratio.error,
             kl_divergence: kl.value,
             kl_divergence_error: kl.error,
             kl_divergence_median: percentile(&self.kls, 0.5),

@@ -8,6 +8,7 @@ pub use divergence::{Divergence, PairStatistics};
 pub use perplexity::{Options, Perplexity, perplexity, windows};
 pub use statistics::{Estimate, log_softmax};
 
+use crate::tokenizer::{EncodeOptions, Tokenizer};
 use qconv_formats::Error;
 use std::path::Path;
 
@@ -22,4 +23,19 @@ pub fn read_text(file: &Path) -> anyhow::Result<String> {
         let at = e.utf8_error().valid_up_to();
         crate::error::malformed(file, format!("byte {at}"), "is not UTF-8; convert the text first")
     })
+}
+
+/// A text's tokens as a prompt or as something to score: with BOS where the model's texts begin with one, without EOS at the
+/// end, and with nothing in the text taken for a control token.
+pub fn tokens(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let mut ids = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
+    if tokenizer.adds_eos() && ids.last() == tokenizer.eos().as_ref() {
+        ids.pop();
+    }
+    ids
+}
+
+/// What stands in the place of each window's first token ([`Options::bos`]).
+pub fn bos(tokenizer: &Tokenizer) -> Option<u32> {
+    tokenizer.bos().filter(|_| tokenizer.adds_bos())
 }

@@ -106,7 +106,7 @@ pub fn perplexity<B: Backend>(
         )));
     }
     let start = Instant::now();
-    let session = SessionOptions::new(options.ctx);
+    let session = SessionOptions::new(options.ctx).all_logits();
     let mut model = engine.session(session)?;
     let mut original = base.map(|b| b.session(session)).transpose()?;
     let mut scores = Scores::default();
@@ -143,6 +143,9 @@ struct Scores {
     row: Vec<f64>,
     pair: Vec<PairStatistics>,
 }
+
+/// What to do about it.
+const VERIFY: &str = "`qconv verify` may tell why";
 
 /// One window, batch by batch; each batch's logits in slices.
 fn score<B: Backend>(
@@ -185,11 +188,12 @@ fn score<B: Backend>(
                     scores.row.extend(scores.pair.iter().map(|p| p.nll));
                 }
             }
-            if let Some(i) = scores.row.iter().position(|x| !x.is_finite()) {
-                bail!(
-                    "the model gives no probability (NaN or infinite) at position {}; `qconv verify` may tell why",
-                    from + i
-                );
+            let broken = |x: &f64| !x.is_finite();
+            if let Some(i) = scores.row.iter().position(broken) {
+                bail!("the model gives no probability (NaN or infinite) at position {}; {VERIFY}", from + i);
+            }
+            if original.is_some() && scores.pair.iter().any(|p| broken(&p.base_nll)) {
+                bail!("the original gives no probability (NaN or infinite); {VERIFY}");
             }
             scores.row.iter().for_each(|&x| scores.nll.add(x));
             from = to;

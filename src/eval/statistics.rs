@@ -48,14 +48,6 @@ impl Sums {
     }
 }
 
-/// Covariance of two means over `n` pairs, with `products` the sum of `a * b`.
-pub(super) fn covariance(a: &Sums, b: &Sums, products: f64) -> f64 {
-    if a.count < 2 {
-        return 0.0;
-    }
-    (products / a.count as f64 - a.mean() * b.mean()) / (a.count - 1) as f64
-}
-
 /// `log(sum(exp(logits)))` and the index of the largest logit (the first of equals). Exponentials in f32, the sum in f64,
 /// as llama-perplexity does.
 pub fn log_sum_exp(logits: &[f32]) -> (f64, usize) {
