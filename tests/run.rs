@@ -167,7 +167,7 @@ fn what_cannot_be_done_says_what_can() {
 }
 
 /// A copy of stories260k with a chat template.
-fn talking() -> tempfile::TempDir {
+fn talking(template: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("models/stories260k")).unwrap() {
         let path = entry.unwrap().path();
@@ -175,8 +175,6 @@ fn talking() -> tempfile::TempDir {
     }
     let config = folder.path().join("tokenizer_config.json");
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
-    let template = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}\
-        {% if add_generation_prompt %}assistant:{% endif %}";
     json["chat_template"] = template.into();
     std::fs::write(&config, json.to_string()).unwrap();
     folder
@@ -184,7 +182,10 @@ fn talking() -> tempfile::TempDir {
 
 #[test]
 fn a_single_turn_goes_through_the_template() {
-    let folder = talking();
+    let folder = talking(
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}\
+         {% if add_generation_prompt %}assistant:{% endif %}",
+    );
     let path = folder.path().to_str().unwrap();
     let options = ["-n", "12", "--temp", "0", "--json"];
     let json = |args: &[&str], stdin: &str| -> serde_json::Value {
@@ -195,4 +196,14 @@ fn a_single_turn_goes_through_the_template() {
     assert_eq!(chat["text"], by_hand["text"]);
     assert_eq!(chat["prompt_tokens"], by_hand["prompt_tokens"], "one BOS");
     assert_eq!(chat["text"], json(&["--chat", "--system", "Be kind."], "Tell me a story\n")["text"], "from a pipe");
+}
+
+#[test]
+fn templates_that_refuse_or_say_nothing_are_told() {
+    let folder = talking("{{ raise_exception('System role not supported') }}");
+    fails(&[folder.path().to_str().unwrap(), "--chat", "-p", "x"], 1, "System role not supported");
+    let folder = talking("{% if false %}x{% endif %}");
+    fails(&[folder.path().to_str().unwrap(), "--chat", "-p", "x"], 2, "makes nothing of this conversation");
+    let folder = talking("{% if %}");
+    fails(&[folder.path().to_str().unwrap(), "--chat", "-p", "x"], 1, "does not parse");
 }

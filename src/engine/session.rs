@@ -152,8 +152,12 @@ impl<B: Backend> Session<'_, B> {
         Ok(out)
     }
 
-    /// Logits behind the last token. The session must have been fed.
+    /// Logits behind the last token.
+    ///
+    /// # Panics
+    /// If nothing was fed since the session was made or truncated.
     pub fn last_logits(&mut self) -> anyhow::Result<&[f32]> {
+        assert!(self.rows > 0, "tokens were fed");
         self.logits(self.rows - 1..self.rows)
     }
 

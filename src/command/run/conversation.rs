@@ -37,7 +37,15 @@ pub fn hold<B: Backend>(
     let mut all: Option<Generated> = None;
     while let Some(line) = next_line(&lines) {
         messages.push(Message::new("user", line));
-        let answer = talk.answer(setting, &template, &mut session, &messages)?;
+        let answer = match talk.answer(setting, &template, &mut session, &messages) {
+            Ok(answer) => answer,
+            Err(e) if all.is_some() => {
+                // What was said before still has its figures.
+                setting.ui.warn(format!("{e:#}"));
+                break;
+            }
+            Err(e) => return Err(e),
+        };
         messages.push(Message::new("assistant", answer.text.clone()));
         let stop = answer.stop;
         match &mut all {
@@ -91,6 +99,9 @@ impl Talk {
         // The template writes all special tokens itself.
         let options = EncodeOptions { add_special: false, parse_special: true };
         let tokens = setting.tokenizer.encode(&template.render(messages, true)?, options);
+        if tokens.is_empty() {
+            return Err(caller("the model's chat template makes nothing of this conversation"));
+        }
         let common = self.fed.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
         // The last token must be computed to get logits.
         let kept = common.min(session.length()).min(tokens.len().saturating_sub(1));
