@@ -7,6 +7,7 @@ use crate::output::OutputFile;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use qconv_formats::gguf::Writer;
+use qconv_kernels::cpu::Isa;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ struct Slice {
 
 /// Converts all tensors of a plan into their places in `file`.
 pub fn tensors(request: &Request, writer: &Writer, file: &OutputFile, bar: &ProgressBar) -> Result<()> {
+    Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
     let slices = slices(&request.plan.tensors);
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
