@@ -114,15 +114,12 @@ impl Floats {
         Floats(unsafe { _mm256_xor_ps(_mm256_set1_ps(-0.0), self.0) })
     }
 
-    /// The nearest integer as a float (ties to even, never -0), where the magnitude is below 2^22: ggml's trick of
-    /// adding `1.5 * 2^23`.
+    /// The nearest integer as a float (ties to even): where the magnitude is below 2^22 the number that ggml gets by adding
+    /// `1.5 * 2^23`, except that small negative numbers become -0.
     #[inline(always)]
     pub(super) fn nearest(self) -> Floats {
         // SAFETY: floats exist only where AVX2 does.
-        unsafe {
-            let magic = _mm256_set1_ps(12_582_912.0);
-            Floats(_mm256_sub_ps(_mm256_add_ps(self.0, magic), magic))
-        }
+        Floats(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
 
     /// [`Floats::nearest`] for all numbers: what the trick's low mantissa bits say, however arbitrary. Returns

@@ -197,15 +197,12 @@ pub(super) fn affine<const N: usize, const ABSOLUTE: bool>(
         let factor = sweep.from + sweep.step * i as f32 + top;
         let inverse = zero.or_else(flat, Floats::all(isa, factor) / (high - start));
         safe(isa, inverse, start, lowest_weight, high)?;
-        let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
-        for i in 0..N {
-            let l = (inverse * (x[i] - start)).nearest().min(highest).max(zero);
-            trial[i] = l;
-            let wl = w[i] * l;
-            sum_l = sum_l + wl;
-            sum_l2 = sum_l2 + wl * l;
-            sum_xl = sum_xl + wl * x[i];
-        }
+        // The highest weight lies at `factor`: below half a step over the top, nothing needs clamping there.
+        let [sum_l, sum_l2, sum_xl] = if factor < top + 0.45 {
+            sums::<N, false>(zero, x, w, inverse, start, highest, &mut trial)
+        } else {
+            sums::<N, true>(zero, x, w, inverse, start, highest, &mut trial)
+        };
         let determinant = sum_w * sum_l2 - sum_l * sum_l;
         let mut scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
         let mut minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
@@ -223,6 +220,32 @@ pub(super) fn affine<const N: usize, const ABSOLUTE: bool>(
     found.scale = zero.or_else(flat, found.scale);
     found.minimum = found.minimum.negate();
     Some(found)
+}
+
+/// The codes of one candidate, and their sums: of `w l`, `w l^2`, `w l x`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums<const N: usize, const CLAMP: bool>(
+    zero: Floats,
+    x: &[Floats; N],
+    w: &[Floats; N],
+    inverse: Floats,
+    start: Floats,
+    highest: Floats,
+    trial: &mut [Floats; N],
+) -> [Floats; 3] {
+    let mut sums = [zero; 3];
+    for i in 0..N {
+        let mut l = (inverse * (x[i] - start)).nearest();
+        if CLAMP {
+            l = l.min(highest);
+        }
+        l = l.max(zero); // and no -0
+        trial[i] = l;
+        let wl = w[i] * l;
+        sums = [sums[0] + wl, sums[1] + wl * l, sums[2] + wl * x[i]];
+    }
+    sums
 }
 
 /// Whether the positions `inverse * (x - start)` stay in the range of the float rounding: they are monotone in `x`.
