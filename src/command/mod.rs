@@ -34,6 +34,8 @@ commands! {
     convert::Convert,
     /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
     inspect::Inspect,
+    /// Check that a GGUF file is sound, and what its source says
+    verify::Verify,
     /// Generate text, hold a conversation, or write raw logits
     run::Run,
     /// Measure perplexity, and with --against the divergence from an original

@@ -1,12 +1,18 @@
 //! Whether a GGUF file is right: its structure, the tensor set and vocabulary that its family asks for, finite numbers,
 //! and, against the source, every tensor.
 
+mod against;
 mod architecture;
 mod finite;
+mod guess;
+mod judge;
 mod layout;
+mod measure;
 mod vocabulary;
 
+pub use against::{TensorReport, against};
 pub use finite::nonfinite;
+pub use judge::Verdict;
 
 use anyhow::Result;
 use qconv_formats::gguf::Gguf;

@@ -11,7 +11,6 @@ mod isa;
 mod matmul;
 mod memory;
 mod pool;
-pub mod quantize;
 mod rope;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,167 @@
+//! `qconv verify`
+
+use super::Run;
+use crate::model::Model;
+use crate::report::{self, Style, Table};
+use crate::ui::{self, Ui};
+use crate::verify::{self, Findings, TensorReport, Verdict};
+use anyhow::Result;
+use qconv_formats::gguf::Gguf;
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Arguments of `qconv verify`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  qconv verify model-Q4_K_M.gguf
+  qconv verify model-Q4_K_M.gguf --against models/TinyLlama
+  qconv verify model-Q4_K_M.gguf --against model-F16.gguf --json | jq '.tensors[] | select(.verdict == \"wrong\")'
+
+Without a source: layout, keys, the tensor set and shapes of the model's family, the vocabulary against itself and the
+embeddings, NaN and infinity in all weights.
+With --against: hyper-parameters and vocabulary have to agree, and every tensor is quantized again. Tensors with the same
+bytes are proved exact. Others (importance, GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
+in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen.
+Weights that were changed on purpose before quantization (AWQ, SmoothQuant, rotations) are not the source's, and wrong.
+
+Exit code: 0, or 1 if anything is wrong.
+JSON: file, ok, problems and notes (arrays of place, problem), tensor_count, bytes; with --against also source, exact,
+plausible, wrong (numbers of tensors), worst_relative_error and tensors (name, type, source_type, shape, relative_error,
+plain_relative_error, expected_error, max_error, snr_db, cosine, blocks, exact_blocks, worst_block, verdict).")]
+pub struct Verify {
+    /// The GGUF file
+    file: PathBuf,
+
+    /// What it was made from: a Hugging Face folder or a GGUF file
+    #[arg(long, value_name = "SRC")]
+    against: Option<PathBuf>,
+
+    /// With --against: one row per tensor
+    #[arg(long, requires = "against")]
+    tensors: bool,
+
+    /// Threads [default: all that the process may use]
+    #[arg(long, value_name = "N")]
+    threads: Option<std::num::NonZero<usize>>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run for Verify {
+    fn run(self, ui: &Ui) -> Result<()> {
+        ui::use_threads(self.threads)?;
+        let source = self.against.as_ref().map(|path| Model::open(path, &mut Vec::new())).transpose()?;
+        let (gguf, mut findings) = verify::structure(&self.file)?;
+        let mut reports = Vec::new();
+        if let Some(gguf) = &gguf {
+            let total: u64 = gguf.tensors().iter().map(|t| t.range.len() as u64).sum();
+            let bar = ui.bytes_bar(total * if source.is_some() { 2 } else { 1 });
+            verify::nonfinite(gguf, &mut findings, |n| bar.inc(n));
+            if let Some(source) = &source {
+                reports = verify::against(gguf, source, &mut findings, |n| bar.inc(n))?;
+            }
+            bar.finish_and_clear();
+        }
+        if self.json {
+            report::print_json(&self.to_json(gguf.as_ref(), &findings, &reports))?;
+        } else {
+            self.print(gguf.as_ref(), &findings, &reports)?;
+        }
+        findings.notes.iter().for_each(|n| ui.warn(n.to_string()));
+        match findings.problems.len() {
+            0 => ui.refuse_warnings(),
+            1 => anyhow::bail!("{}: 1 problem", self.file.display()),
+            n => anyhow::bail!("{}: {n} problems", self.file.display()),
+        }
+    }
+}
+
+impl Verify {
+    fn print(&self, gguf: Option<&Gguf>, findings: &Findings, reports: &[TensorReport]) -> Result<()> {
+        let mut out = String::new();
+        if self.tensors {
+            out += &format!("{}\n\n", tensors(reports).to_string_as(Style::Plain));
+        }
+        if !findings.problems.is_empty() {
+            let mut table = Table::new(&["place", "problem"]);
+            findings.problems.iter().for_each(|p| table.row([&p.place, &p.problem]));
+            out += &format!("{}\n\n", table.to_string_as(Style::Plain));
+        }
+        if let Some(gguf) = gguf {
+            let verdict = if findings.problems.is_empty() { "ok" } else { "wrong" };
+            let size = ui::bytes(gguf.map().bytes().len() as u64);
+            let n = gguf.tensors().len();
+            out += &format!("{verdict}: {n} tensor{}, {size}{}\n", if n == 1 { "" } else { "s" }, compared(reports));
+        }
+        match std::io::stdout().write_all(out.as_bytes()) {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn to_json(&self, gguf: Option<&Gguf>, findings: &Findings, reports: &[TensorReport]) -> serde_json::Value {
+        let mut out = json!({
+            "file": self.file,
+            "ok": findings.problems.is_empty(),
+            "problems": findings.problems,
+            "notes": findings.notes,
+            "tensor_count": gguf.map(|g| g.tensors().len()),
+            "bytes": gguf.map(|g| g.map().bytes().len()),
+        });
+        if let Some(source) = &self.against {
+            out["source"] = json!(source);
+            for (key, verdict) in
+                [("exact", Verdict::Exact), ("plausible", Verdict::Plausible), ("wrong", Verdict::Wrong)]
+            {
+                out[key] = json!(reports.iter().filter(|r| r.verdict == verdict).count());
+            }
+            out["worst_relative_error"] = json!(worst(reports).map(|r| r.relative_error));
+            out["tensors"] = json!(reports);
+        }
+        out
+    }
+}
+
+/// `; all exactly what quantizing the source gives; worst relative error 0.071 (blk.3.ffn_down.weight, Q4_K)`
+fn compared(reports: &[TensorReport]) -> String {
+    let Some(worst) = worst(reports) else { return String::new() };
+    let exact = reports.iter().filter(|r| r.verdict == Verdict::Exact).count();
+    if worst.relative_error == 0.0 {
+        return "; every weight equals the source's".to_owned();
+    }
+    let exact = match exact {
+        n if n == reports.len() => "all byte for byte what quantizing the source gives".to_owned(),
+        n => format!("{n} byte for byte what quantizing the source gives"),
+    };
+    let digits = if worst.relative_error < 0.001 { 6 } else { 4 };
+    format!("; {exact}; worst relative error {:.digits$} ({}, {})", worst.relative_error, worst.name, worst.format)
+}
+
+fn worst(reports: &[TensorReport]) -> Option<&TensorReport> {
+    reports.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error))
+}
+
+fn tensors(reports: &[TensorReport]) -> Table {
+    let mut table = Table::new(&[
+        "tensor", "type", "relative error", "plain", "max error", "SNR dB", "cosine", "exact blocks", "worst block", "verdict",
+    ]);
+    for r in reports {
+        table.row([
+            r.name.clone(),
+            r.format.to_owned(),
+            format!("{:.3e}", r.relative_error),
+            format!("{:.3e}", r.plain_relative_error),
+            format!("{:.2e}", r.max_error),
+            if r.snr_db.is_finite() { format!("{:.1}", r.snr_db) } else { "-".to_owned() },
+            format!("{:.6}", r.cosine),
+            format!("{:.2}%", 100.0 * r.exact_blocks as f64 / r.blocks.max(1) as f64),
+            format!("{:.2}", r.worst_block),
+            format!("{:?}", r.verdict).to_lowercase(),
+        ]);
+    }
+    table
+}
