@@ -7,6 +7,7 @@ use crate::output::OutputFile;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use qconv_formats::gguf::Writer;
+use qconv_kernels::cpu::Isa;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ struct Slice {
 
 /// Converts all tensors of a plan into their places in `file`.
 pub fn tensors(request: &Request, writer: &Writer, file: &OutputFile, bar: &ProgressBar) -> Result<()> {
+    Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
     let slices = slices(&request.plan.tensors);
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
@@ -88,7 +90,7 @@ fn convert(request: &Request, writer: &Writer, file: &OutputFile, slice: &Slice,
         scratch.floats.resize(slice.rows.len() * cols, 0.0);
         scratch.packed.resize(slice.rows.len() * row_bytes, 0);
         request.model.rows(tensor, slice.rows.start, &mut scratch.floats)?;
-        if let Some(at) = scratch.floats.iter().position(|x| !x.is_finite()) {
+        if let Some(at) = first_nonfinite(&scratch.floats) {
             let value = scratch.floats[at];
             return Err(not_finite(request, tensor, slice.rows.start * cols + at, &value.to_string()));
         }
@@ -109,8 +111,32 @@ fn convert(request: &Request, writer: &Writer, file: &OutputFile, slice: &Slice,
     Ok(())
 }
 
+/// The first NaN or infinite number. Whole pieces are looked at without branches, which compilers vectorize.
+fn first_nonfinite(x: &[f32]) -> Option<usize> {
+    const PIECE: usize = 1024;
+    let finite = |piece: &&[f32]| piece.iter().fold(true, |all, x| all & x.is_finite());
+    let (i, piece) = x.chunks(PIECE).enumerate().find(|(_, piece)| !finite(piece))?;
+    piece.iter().position(|x| !x.is_finite()).map(|at| i * PIECE + at)
+}
+
 fn not_finite(request: &Request, tensor: &ModelTensor, at: usize, what: &str) -> anyhow::Error {
     let (row, col) = (at / tensor.shape.cols(), at % tensor.shape.cols());
     let place = format!("tensor {}, row {row}, column {col}", tensor.name);
     malformed(request.model.path(), place, format!("{what}: the weights are damaged, and no conversion can mend them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_nonfinite;
+
+    #[test]
+    fn the_first_nonfinite_number_is_found() {
+        let mut x = vec![f32::MAX; 3000];
+        assert_eq!(first_nonfinite(&x), None);
+        for (at, bad) in [(2999, f32::NAN), (2048, f32::INFINITY), (1023, f32::NEG_INFINITY), (0, -f32::NAN)] {
+            x[at] = bad;
+            assert_eq!(first_nonfinite(&x), Some(at));
+        }
+        assert_eq!(first_nonfinite(&[]), None);
+    }
 }

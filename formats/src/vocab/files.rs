@@ -18,7 +18,11 @@ pub struct Files {
     /// `special_tokens_map.json`; null where there is none.
     pub special_map: Json,
     /// `added_tokens.json`; null where there is none.
-    pub added: Json,
+    pub added_json: Json,
+    /// `vocab.json`, where there is no `tokenizer.json`; null otherwise.
+    pub vocab: Json,
+    /// `generation_config.json`; null where there is none.
+    pub generation_config: Json,
     /// `tokenizer.model`.
     pub sentencepiece: Option<Vec<u8>>,
 }
@@ -31,6 +35,8 @@ pub struct Added<'a> {
     pub text: &'a str,
     /// Said to be special.
     pub special: bool,
+    /// Looked for in normalized text. The others are decoded once, as llama.cpp's converter does.
+    pub normalized: bool,
 }
 
 impl Files {
@@ -55,13 +61,16 @@ impl Files {
                 sentencepiece = Some(bytes);
             }
         }
+        let vocab = if tokenizer.is_none() { json("vocab.json")? } else { None };
         Ok(Files {
             folder: folder.to_owned(),
             config: config.clone(),
             tokenizer,
             tokenizer_config: json("tokenizer_config.json")?.unwrap_or_default(),
             special_map: json("special_tokens_map.json")?.unwrap_or_default(),
-            added: json("added_tokens.json")?.unwrap_or_default(),
+            added_json: json("added_tokens.json")?.unwrap_or_default(),
+            vocab: vocab.unwrap_or_default(),
+            generation_config: json("generation_config.json")?.unwrap_or_default(),
             sentencepiece,
         })
     }
@@ -83,19 +92,53 @@ impl Files {
         map.into_iter().flatten().filter_map(|(id, t)| added(id.parse().ok()?, t)).collect()
     }
 
+    /// The tokens added in `tokenizer.json`, changed or completed by those of `tokenizer_config.json`, as transformers does.
+    pub fn added(&self) -> Vec<Added<'_>> {
+        let mut all = self.added_in_tokenizer();
+        for token in self.added_in_config() {
+            match all.iter_mut().find(|t| t.text == token.text) {
+                Some(known) => *known = Added { id: known.id, ..token },
+                None => all.push(token),
+            }
+        }
+        all
+    }
+
     /// A special token's text (`bos`, `eos`, ...) in `tokenizer_config.json`, else in `special_tokens_map.json`.
     pub fn special(&self, kind: &str) -> Option<&str> {
         let key = format!("{kind}_token");
-        let text = |v: &'_ Json| -> Option<String> { v.as_str().or_else(|| v["content"].as_str()).map(str::to_owned) };
-        let of = |file: &'_ Json| text(&file[&key]).is_some();
-        let file = [&self.tokenizer_config, &self.special_map].into_iter().find(|f| of(f))?;
-        file[&key].as_str().or_else(|| file[&key]["content"].as_str())
+        [&self.tokenizer_config, &self.special_map].into_iter().find_map(|file| text_of(&file[&key]))
     }
+
+    /// All texts that the configuration calls special.
+    pub fn named_special(&self) -> Vec<&str> {
+        const KINDS: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
+        let mut names: Vec<&str> = KINDS.iter().filter_map(|kind| self.special(kind)).collect();
+        let lists = [&self.tokenizer_config, &self.special_map]
+            .into_iter()
+            .flat_map(|file| ["additional_special_tokens", "extra_special_tokens"].map(|key| file[key].as_array()));
+        names.extend(lists.flatten().flatten().filter_map(text_of));
+        names
+    }
+
+    /// The id of a token's text, wherever the folder gives it.
+    pub fn id_of(&self, text: &str) -> Option<u64> {
+        let added = self.added_in_tokenizer().into_iter().chain(self.added_in_config()).find(|t| t.text == text);
+        let vocab = self.tokenizer.as_ref().map_or(&self.vocab, |t| &t["model"]["vocab"]);
+        added.map(|t| t.id as u64).or_else(|| vocab[text].as_u64()).or_else(|| self.added_json[text].as_u64())
+    }
+}
+
+/// A token that is given as a text or as an object with its text.
+fn text_of(token: &Json) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
 }
 
 fn added(id: u64, token: &Json) -> Option<Added<'_>> {
     let text = token["content"].as_str()?;
-    Some(Added { id: usize::try_from(id).ok()?, text, special: token["special"] == true })
+    let special = token["special"] == true;
+    let normalized = token["normalized"].as_bool().unwrap_or(!special);
+    Some(Added { id: usize::try_from(id).ok()?, text, special, normalized })
 }
 
 /// The type of an added token. Some models mark control tokens as ordinary ones; they look like it (llama.cpp's list).

@@ -4,8 +4,10 @@ pub mod byte_level;
 pub mod pre;
 
 mod byte_bpe;
+mod chat;
 mod fallback;
 mod files;
+mod habits;
 mod sentencepiece;
 mod special;
 mod structure;
@@ -13,7 +15,8 @@ mod structure;
 use crate::checkpoint::Checkpoint;
 use crate::gguf::{Array, Metadata};
 use crate::{Error, Result};
-use files::Files;
+use files::{Added, Files, added_text, added_type};
+use std::collections::HashMap;
 
 /// What kind of token an id is (`tokenizer.ggml.token_type`). The numbers are the format's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,33 +46,48 @@ impl TokenType {
 
 /// Reads the tokenizer of a Hugging Face folder and returns the `tokenizer.*` keys in the order in which they are to be written.
 ///
-/// `vocab_size` is the number of embedding rows; missing ids become `[PADn]`. What is unusual but survivable is told in
-/// `warnings`, one sentence each. Errors: no tokenizer file, a kind that GGUF's `llama` and `gpt2` models cannot express, a
-/// pre-tokenizer that no row of [`pre::ALL`] describes.
+/// `vocab_size` is the number of embedding rows (0: as many as the tokenizer has); missing ids become `[PADn]`. What is
+/// unusual but survivable is told in `warnings`, one sentence each.
+///
+/// The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes, in its order, with three exceptions: where only
+/// `tokenizer.json` of a sentencepiece kind exists, scores come from its merges (there they are all the same, which cuts
+/// texts differently); `add_space_prefix` is written where a tokenizer adds none although the format's default does; BOS
+/// and EOS are also looked for in `vocab.json`, `special_tokens_map.json` and `generation_config.json`.
+///
+/// Errors: no tokenizer file, a kind that GGUF's `llama` and `gpt2` models cannot express, a pre-tokenizer that no row of
+/// [`pre::ALL`] describes, two tokens of the same id or text, merges of unknown tokens.
 pub fn from_checkpoint(checkpoint: &Checkpoint, vocab_size: usize, warnings: &mut Vec<String>) -> Result<Metadata> {
     let files = Files::read(checkpoint.folder(), checkpoint.config())?;
     let tokens = if let Some(model) = &files.sentencepiece {
         sentencepiece::tokens(model, &files, vocab_size, warnings)?
     } else if let Some(json) = &files.tokenizer {
         match json["model"]["type"].as_str() {
-            Some("BPE") if json["model"]["byte_fallback"] == true => {
-                fallback::tokens(json, &files, vocab_size, warnings)?
+            // Old files do not name the type; merges tell it.
+            Some("BPE") | None if json["model"]["merges"].is_array() => {
+                if json["model"]["byte_fallback"] == true {
+                    fallback::tokens(json, &files, vocab_size, warnings)?
+                } else {
+                    byte_bpe::tokens(json, &files, vocab_size, warnings)?
+                }
             }
-            Some("BPE") => byte_bpe::tokens(json, &files, vocab_size, warnings)?,
             other => {
-                let what = format!("is {}; BPE is supported", other.unwrap_or("missing"));
+                let what = format!("is {}; BPE with merges is supported", other.unwrap_or("missing"));
                 return Err(Error::malformed(files.path("tokenizer.json"), "key model.type", what));
             }
         }
-    } else if files.path("vocab.json").exists() && files.path("merges.txt").exists() {
+    } else if files.vocab.is_object() && files.path("merges.txt").exists() {
         byte_bpe::tokens_from_text_files(&files, vocab_size, warnings)?
     } else {
         let what = "none of tokenizer.model, tokenizer.json, or vocab.json with merges.txt is there";
         return Err(Error::malformed(checkpoint.folder(), "tokenizer", what));
     };
+    tokens.check(checkpoint.folder())?;
+    let size = tokens.text.len();
     let mut out = Metadata::new();
     tokens.write(&mut out);
-    special::write(&files, vocab_size, &mut out, warnings);
+    special::write(&files, size, &mut out, warnings);
+    chat::write(&files, &mut out, warnings)?;
+    habits::apply(&files, size, &mut out);
     Ok(out)
 }
 
@@ -116,6 +134,42 @@ impl Tokens {
             scores[id] = score;
         }
         true
+    }
+
+    /// Sets an entry of the base vocabulary: one text for each id. The error names both texts.
+    fn set_new(&mut self, id: usize, text: &str, kind: TokenType, score: f32) -> Result<bool, String> {
+        match self.types.get(id) {
+            Some(TokenType::Unused) | None => Ok(self.set(id, text, kind, score)),
+            Some(_) => Err(format!("has the id {id} for both {:?} and {text:?}", self.text[id])),
+        }
+    }
+
+    /// Sets an added token under its text after decoding. It may replace one of the base vocabulary; that is told
+    /// if the texts differ.
+    fn set_added(&mut self, token: &Added, decoded: &str, score: f32, warnings: &mut Vec<String>) -> bool {
+        if let (Some(kind), Some(before)) = (self.types.get(token.id), self.text.get(token.id))
+            && *kind != TokenType::Unused
+            && before != token.text
+        {
+            warnings.push(format!("the added token {:?} takes the id {} of {before:?}", token.text, token.id));
+        }
+        let kind = added_type(decoded, token.special);
+        self.set(token.id, &added_text(decoded, kind), kind, score)
+    }
+
+    /// Errors: two tokens of the same text, which no reader of GGUF accepts; a score that is no number.
+    fn check(&self, folder: &std::path::Path) -> Result<()> {
+        let mut seen = HashMap::with_capacity(self.text.len());
+        for (id, text) in self.text.iter().enumerate() {
+            if let Some(other) = seen.insert(text, id) {
+                let what = format!("tokens {other} and {id} are both {text:?}: no reader of GGUF accepts that");
+                return Err(Error::malformed(folder, "tokenizer", what));
+            }
+        }
+        match self.scores.iter().flatten().position(|s| s.is_nan()) {
+            Some(id) => Err(Error::malformed(folder, "tokenizer", format!("the score of token {id} is no number"))),
+            None => Ok(()),
+        }
     }
 
     fn write(self, out: &mut Metadata) {

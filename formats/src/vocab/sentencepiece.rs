@@ -1,11 +1,12 @@
 //! `tokenizer.model`: sentencepiece's protocol buffer, read field by field with checked lengths.
 //!
 //! Of `ModelProto` only `pieces` (1: text 1, score 2, type 3), `trainer_spec.model_type` (2.3) and
-//! `normalizer_spec.add_dummy_prefix` (3.3) matter. Source: `sentencepiece_model.proto`.
+//! `normalizer_spec` (3: precompiled_charsmap 2, add_dummy_prefix 3, remove_extra_whitespaces 4) matter. Source: `sentencepiece_model.proto`.
 
-use super::files::{Files, added_text, added_type};
+use super::files::{Added, Files};
 use super::{TokenType, Tokens, warn_of_ids_beyond};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 
 /// `ModelType.BPE`; `UNIGRAM` is 1 and the default.
 const BPE: u64 = 2;
@@ -18,8 +19,23 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
         let what = "is no BPE model (unigram and others have no place in GGUF's `llama` tokenizer)";
         return Err(Error::malformed(files.path("tokenizer.model"), "trainer_spec.model_type", what));
     }
-    let mut out = Tokens::empty("llama", "default", vocab_size);
+    let mut added = Vec::new();
+    for (text, id) in files.added_json.as_object().into_iter().flatten() {
+        let id = id.as_u64().and_then(|id| usize::try_from(id).ok()).ok_or_else(|| {
+            Error::malformed(files.path("added_tokens.json"), format!("key {text}"), format!("holds {id}, no token id"))
+        })?;
+        added.push((id, text));
+    }
+    let decoder: Vec<Added> = files.added_in_config().into_iter().chain(missing_from(files, &parsed)).collect();
+    let size = if vocab_size > 0 { vocab_size } else { own_size(&parsed, &added, &decoder) };
+    let mut out = Tokens::empty("llama", "default", size);
     out.add_space_prefix = prefix(files, parsed.add_dummy_prefix);
+    // A tokenizer.json beside it, which is what transformers runs, does as readers of GGUF do.
+    if parsed.normalizes && files.tokenizer.is_none() {
+        warnings.push(
+            "tokenizer.model normalizes texts or drops extra spaces before it cuts them; readers of GGUF do not".into(),
+        );
+    }
     let mut beyond = 0;
     for (id, piece) in parsed.pieces.iter().enumerate() {
         let kind = match piece.kind {
@@ -31,22 +47,25 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
         };
         beyond += usize::from(!out.set(id, &piece.text, kind, piece.score));
     }
-    if let Some(map) = files.added.as_object() {
-        for (text, id) in map {
-            let id = id.as_u64().map_or(usize::MAX, |id| id as usize);
-            beyond += usize::from(!out.set(id, text, TokenType::UserDefined, -1000.0));
-        }
+    for (id, text) in added {
+        beyond += usize::from(!out.set(id, text, TokenType::UserDefined, -1000.0));
     }
-    for token in files.added_in_config().into_iter().chain(missing_from(files, &parsed)) {
-        let kind = added_type(token.text, token.special);
-        beyond += usize::from(!out.set(token.id, &added_text(token.text, kind), kind, -1000.0));
+    for token in &decoder {
+        beyond += usize::from(!out.set_added(token, token.text, -1000.0, warnings));
     }
-    warn_of_ids_beyond(beyond, vocab_size, warnings);
+    warn_of_ids_beyond(beyond, size, warnings);
     Ok(out)
 }
 
+/// Room for the pieces and what is added behind them without gaps.
+fn own_size(parsed: &Parsed, added: &[(usize, &String)], decoder: &[Added]) -> usize {
+    let ids = added.iter().map(|(id, _)| *id).chain(decoder.iter().map(|t| t.id));
+    let behind: BTreeSet<usize> = ids.filter(|&id| id >= parsed.pieces.len()).collect();
+    parsed.pieces.len() + behind.len()
+}
+
 /// Tokens that only `tokenizer.json` has added, behind the model's own pieces.
-fn missing_from<'a>(files: &'a Files, parsed: &Parsed) -> Vec<super::files::Added<'a>> {
+fn missing_from<'a>(files: &'a Files, parsed: &Parsed) -> Vec<Added<'a>> {
     let has_config = !files.added_in_config().is_empty();
     let own = parsed.pieces.len();
     files.added_in_tokenizer().into_iter().filter(|t| !has_config && t.id >= own).collect()
@@ -61,6 +80,8 @@ struct Parsed {
     pieces: Vec<Piece>,
     model_type: u64,
     add_dummy_prefix: bool,
+    /// Texts are changed beyond that.
+    normalizes: bool,
 }
 
 struct Piece {
@@ -73,7 +94,9 @@ struct Piece {
 type Problem = (usize, String);
 
 fn parse(bytes: &[u8]) -> Result<Parsed, Problem> {
-    let mut out = Parsed { pieces: Vec::new(), model_type: 1, add_dummy_prefix: true };
+    // The format's defaults.
+    let mut out = Parsed { pieces: Vec::new(), model_type: 1, add_dummy_prefix: true, normalizes: false };
+    let mut removes_spaces = true;
     let mut model = Fields { bytes, base: 0, pos: 0 };
     while let Some((number, field)) = model.next()? {
         match (number, field) {
@@ -104,14 +127,18 @@ fn parse(bytes: &[u8]) -> Result<Parsed, Problem> {
             (3, Field::Bytes(bytes, base)) => {
                 let mut fields = Fields { bytes, base, pos: 0 };
                 while let Some((number, field)) = fields.next()? {
-                    if let (3, Field::Varint(flag)) = (number, field) {
-                        out.add_dummy_prefix = flag != 0;
+                    match (number, field) {
+                        (2, Field::Bytes(map, _)) => out.normalizes |= !map.is_empty(),
+                        (3, Field::Varint(flag)) => out.add_dummy_prefix = flag != 0,
+                        (4, Field::Varint(flag)) => removes_spaces = flag != 0,
+                        _ => {}
                     }
                 }
             }
             _ => {}
         }
     }
+    out.normalizes |= removes_spaces;
     if out.pieces.is_empty() { Err((0, "holds no pieces: this is no sentencepiece model".to_owned())) } else { Ok(out) }
 }
 

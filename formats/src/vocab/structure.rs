@@ -8,17 +8,14 @@ use super::pre::{ALL, Cut, Pre, Sign};
 use serde_json::Value as Json;
 
 /// The name for `tokenizer.ggml.pre`. The error shows the structure and says what to do.
-pub fn recognise(json: &Json, exists: impl Fn(&str) -> bool) -> Result<&'static str, String> {
-    let steps = steps(&json["pre_tokenizer"]);
-    let ignore_merges = json["model"]["ignore_merges"] == true;
+pub fn recognise(steps: &[String], ignore_merges: bool, exists: impl Fn(&str) -> bool) -> Result<&'static str, String> {
     let holds = |pre: &Pre, sign: &Sign| {
-        same_steps(pre, sign, &steps)
+        same_steps(pre, sign, steps)
             && sign.ignore_merges.is_none_or(|v| v == ignore_merges)
             && sign.tokens.iter().all(|t| exists(t))
     };
-    let conditions = |sign: &Sign| sign.tokens.len() + usize::from(sign.ignore_merges.is_some());
     let signs = ALL.iter().flat_map(|pre| pre.signs.iter().map(move |sign| (*pre, sign)));
-    let best = signs.filter(|(pre, sign)| holds(pre, sign)).max_by_key(|(_, sign)| conditions(sign));
+    let best = signs.filter(|(pre, sign)| holds(pre, sign)).max_by_key(|(_, sign)| sign.conditions());
     best.map(|(_, sign)| sign.name).ok_or_else(|| {
         let shown = if steps.is_empty() { "nothing".to_owned() } else { steps.join("  then  ") };
         format!(
@@ -30,19 +27,41 @@ pub fn recognise(json: &Json, exists: impl Fn(&str) -> bool) -> Result<&'static 
 
 fn same_steps(pre: &Pre, sign: &Sign, steps: &[String]) -> bool {
     if !sign.steps.is_empty() {
-        return sign.steps == steps;
+        return sign.steps.len() == steps.len() && sign.steps.iter().zip(steps).all(|(a, b)| canonical(a) == *b);
     }
-    let own: Option<Vec<&str>> = pre
-        .cuts
-        .iter()
-        .map(|cut| match cut {
-            Cut::Pattern(p) => Some(*p),
-            Cut::DigitGroups | Cut::Thousands => None,
-        })
-        .collect();
-    let Some(mut own) = own else { return false };
-    own.push("<bytes>");
-    own == steps
+    let own = pre.cuts.iter().map(|cut| match cut {
+        Cut::Pattern(pattern) => Some(canonical(pattern)),
+        Cut::DigitGroups | Cut::Thousands => None,
+    });
+    let own: Option<Vec<String>> = own.collect();
+    own.is_some_and(|mut own| {
+        own.push("<bytes>".to_owned());
+        own == steps
+    })
+}
+
+/// A pattern with line ends and contractions spelled in one way.
+fn canonical(pattern: &str) -> String {
+    const SPELLED_OUT: &str = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])";
+    const ANY_CASE: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
+    pattern.replace(SPELLED_OUT, ANY_CASE).replace('\r', r"\r").replace('\n', r"\n").replace('\t', r"\t")
+}
+
+/// llama.cpp normalizes nothing before byte-level BPE. NFC hardly ever changes a text and is passed over there, too; other
+/// forms are warned about; steps that change every text are refused.
+pub fn check_normalizer(normalizer: &Json, warnings: &mut Vec<String>) -> Result<(), String> {
+    match normalizer["type"].as_str() {
+        None | Some("NFC") => Ok(()),
+        Some("Sequence") => {
+            let steps = normalizer["normalizers"].as_array();
+            steps.into_iter().flatten().try_for_each(|step| check_normalizer(step, warnings))
+        }
+        Some(form @ ("NFD" | "NFKC" | "NFKD")) => {
+            warnings.push(format!("tokenizer.json brings texts into the form {form}; readers of GGUF do not"));
+            Ok(())
+        }
+        Some(other) => Err(format!("has the step {other}, which GGUF's `gpt2` tokenizer cannot express")),
+    }
 }
 
 /// Each step of a pre-tokenizer in a word: a pattern for an isolating split, `<...>` for the others. Steps that change
@@ -74,8 +93,8 @@ fn step(v: &Json) -> String {
             let pattern = pattern.or_else(|| v["pattern"]["String"].as_str().map(escape)).unwrap_or_default();
             match (v["behavior"].as_str(), v["invert"] == true) {
                 // Isolating what does not match, or removing what lies between matches, cuts in the same places.
-                (Some("Isolated"), _) | (Some("Removed"), true) => pattern,
-                (Some("MergedWithNext"), false) => format!("<with what follows: {pattern}>"),
+                (Some("Isolated"), _) | (Some("Removed"), true) => canonical(&pattern),
+                (Some("MergedWithNext"), false) => format!("<with what follows: {}>", canonical(&pattern)),
                 (Some("MergedWithPrevious"), false) => format!("<with what precedes: {pattern}>"),
                 (behavior, invert) => {
                     format!("<{} {}: {pattern}>", behavior.unwrap_or("?"), if invert { "inverted" } else { "" })

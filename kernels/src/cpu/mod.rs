@@ -11,6 +11,7 @@ mod isa;
 mod matmul;
 mod memory;
 mod pool;
+pub mod quantize;
 mod rope;
 #[cfg(test)]
 mod tests;

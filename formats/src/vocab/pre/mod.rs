@@ -11,7 +11,7 @@
 
 mod rows;
 
-pub use rows::ALL;
+pub use rows::{ALL, CLASSES};
 
 /// A pre-tokenizer.
 #[derive(Debug)]
@@ -68,7 +68,8 @@ pub enum AddBos {
 pub struct Sign {
     /// The name to write.
     pub name: &'static str,
-    /// The pre-tokenizer's steps as [`super::structure`] writes them; empty: the row's own cuts.
+    /// The pre-tokenizer's steps: a pattern for an isolating split, `<digits>`, `<gpt-2>`, `<bytes>`, ... for the others;
+    /// empty: the row's own cuts, then `<bytes>`.
     pub steps: &'static [&'static str],
     /// `ignore_merges` of the model has this value.
     pub ignore_merges: Option<bool>,
@@ -86,6 +87,11 @@ impl Sign {
     pub const fn ignore_merges(mut self, value: bool) -> Self {
         self.ignore_merges = Some(value);
         self
+    }
+
+    /// How much it demands beyond the steps; of two signs that hold, the one with more conditions counts.
+    pub fn conditions(&self) -> usize {
+        self.tokens.len() + usize::from(self.ignore_merges.is_some())
     }
 
     /// And these tokens exist.

@@ -107,6 +107,14 @@ macro_rules! cased_letters {
     };
 }
 
+/// Steps of tokenizer classes of transformers whose files may be `vocab.json` and `merges.txt` alone.
+pub static CLASSES: &[(&str, &[&str])] = &[
+    ("GPT2Tokenizer", &["<gpt-2>"]),
+    ("CodeGenTokenizer", &["<gpt-2>"]),
+    ("RobertaTokenizer", &["<gpt-2>"]),
+    ("Qwen2Tokenizer", &[HF_QWEN2, "<bytes>"]),
+];
+
 /// Every pre-tokenizer.
 pub static ALL: &[&Pre] = &[
     &DEFAULT,
