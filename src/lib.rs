@@ -7,6 +7,7 @@ pub mod arch;
 pub mod backend;
 pub mod cli;
 pub mod command;
+pub mod compare;
 pub mod convert;
 pub mod engine;
 pub mod error;

@@ -32,20 +32,22 @@ macro_rules! commands {
 commands! {
     /// Convert a Hugging Face folder (or a GGUF file) to a quantized GGUF file
     convert::Convert,
-    /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
-    inspect::Inspect,
     /// Check that a GGUF file is sound, and what its source says
     verify::Verify,
+    /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
+    inspect::Inspect,
     /// Generate text, hold a conversation, or write raw logits
     run::Run,
     /// Measure perplexity, and with --against the divergence from an original
     perplexity::Perplexity,
     /// Measure the speed of prompt evaluation and generation
     bench::Bench,
+    /// Convert to several types, verify, run and measure each, and print one table
+    compare::Compare,
+    /// Show the tokens of a text
+    tokenize::Tokenize,
     /// List the types that files and tensors can have
     types::Types,
     /// Print a shell completion script
     completions::Completions,
-    /// Show the tokens of a text
-    tokenize::Tokenize,
 }
