@@ -11,6 +11,8 @@ mod habits;
 mod sentencepiece;
 mod special;
 mod structure;
+#[cfg(test)]
+mod tests;
 
 use crate::checkpoint::Checkpoint;
 use crate::gguf::{Array, Metadata};
