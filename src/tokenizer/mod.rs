@@ -2,7 +2,7 @@
 //!
 //! A file's ids mean what llama.cpp says they mean, so encoding follows its `llama_tokenize`: special tokens are cut out
 //! of the text first, then each piece of text goes through the family's own algorithm. A family is one file and one line
-//! in [`FAMILIES`]; a way of cutting words of byte-pair encodings is a row of [`qconv_formats::vocab::pre::ALL`].
+//! in `FAMILIES`; a way of cutting words of byte-pair encodings is a row of [`qconv_formats::vocab::pre::ALL`].
 
 mod bpe;
 mod cut;
