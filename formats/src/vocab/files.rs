@@ -55,9 +55,8 @@ impl Files {
                 ));
             }
             let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-            // Llama 3's file of this name is no sentencepiece model but lines of "base64 rank" (tiktoken); its content is
-            // in tokenizer.json too. A sentencepiece model begins with the tag of its first piece.
-            if bytes.first() == Some(&0x0A) || tokenizer.is_none() {
+            // Llama 3's file of this name is no sentencepiece model; its content is in tokenizer.json too.
+            if !is_tiktoken(&bytes) || tokenizer.is_none() {
                 sentencepiece = Some(bytes);
             }
         }
@@ -132,6 +131,15 @@ impl Files {
 /// A token that is given as a text or as an object with its text.
 fn text_of(token: &Json) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
+}
+
+/// Whether a file begins with tiktoken's lines: a token in base64, a space, its rank.
+fn is_tiktoken(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    let Some(space) = line.iter().position(|&b| b == b' ') else { return false };
+    let (token, rank) = (&line[..space], &line[space + 1..]);
+    let base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+    !token.is_empty() && token.iter().all(base64) && !rank.is_empty() && rank.iter().all(u8::is_ascii_digit)
 }
 
 fn added(id: u64, token: &Json) -> Option<Added<'_>> {

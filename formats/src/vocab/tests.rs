@@ -332,6 +332,12 @@ fn damaged_sentencepiece_models_never_panic() {
     folder.refused("the score of token 0 is no number");
     folder.write("tokenizer.model", &sentencepiece(&[("a", 0.0, 1), ("a", 0.0, 1)], 2));
     folder.refused("tokens 0 and 1 are both \"a\"");
+    // Damage is not hidden by a tokenizer.json beside it; Llama 3's file of the same name is something else.
+    folder.json("tokenizer.json", &byte_level());
+    folder.write("tokenizer.model", &[&[0xFF], &whole[1..]].concat());
+    folder.refused("tokenizer.model");
+    folder.write("tokenizer.model", b"IQ== 0\nIg== 1\n");
+    assert_eq!(folder.read(9).str("tokenizer.ggml.model"), Some("gpt2"));
     // A length beyond the file.
     folder.write("tokenizer.model", &[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F]);
     folder.refused("truncated");
