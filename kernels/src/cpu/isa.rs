@@ -1,7 +1,7 @@
 //! Instruction sets, picked at run time.
 //!
-//! A value of a proof type ([`Avx2`]) can only be made where the CPU has the instructions, so whoever holds one may use
-//! them. `cargo build` with no flags gives the fast binary.
+//! A value of a proof type ([`Avx2`], [`Avx512`], [`Avx512Bf16`]) can only be made where the CPU has the instructions, so
+//! whoever holds one may use them. `cargo build` with no flags gives the fast binary.
 
 use crate::{Error, Result};
 
@@ -12,11 +12,14 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C (Haswell, Zen and later).
     Avx2,
+    /// AVX-512 F, BW, VL, DQ and VNNI (Ice Lake, Zen 4 and later) besides AVX2. The BF16 dot product is used where the
+    /// CPU has that as well.
+    Avx512,
 }
 
 impl Isa {
     /// Every instruction set with its name, slowest first.
-    pub const ALL: &[(Isa, &str)] = &[(Isa::Scalar, "scalar"), (Isa::Avx2, "avx2")];
+    pub const ALL: &[(Isa, &str)] = &[(Isa::Scalar, "scalar"), (Isa::Avx2, "avx2"), (Isa::Avx512, "avx512")];
 
     /// The name used in reports and in `QCONV_ISA`.
     pub fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             Isa::Avx2 => Avx2::new().is_some(),
+            Isa::Avx512 => Avx512::new().is_some(),
         }
     }
 
@@ -67,6 +71,44 @@ impl Avx2 {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             return Some(Avx2(()));
+        }
+        None
+    }
+}
+
+/// Proof that this CPU has AVX-512 F, BW, VL, DQ and VNNI, and what [`Avx2`] proves.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// `None` on CPUs without.
+    #[inline]
+    pub fn new() -> Option<Avx512> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::new().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+        {
+            return Some(Avx512(()));
+        }
+        None
+    }
+}
+
+/// Proof that this CPU has the BF16 dot product of AVX-512, and what [`Avx512`] proves.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512Bf16(());
+
+impl Avx512Bf16 {
+    /// `None` on CPUs without.
+    #[inline]
+    pub fn new() -> Option<Avx512Bf16> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx512::new().is_some() && is_x86_feature_detected!("avx512bf16") {
+            return Some(Avx512Bf16(()));
         }
         None
     }

@@ -19,7 +19,7 @@ mod weight;
 
 pub use attention::Cache;
 pub use cores::physical_cores;
-pub use isa::{Avx2, Isa};
+pub use isa::{Avx2, Avx512, Avx512Bf16, Isa};
 pub use weight::Weight;
 
 use crate::{Activation, Attention, Backend, CacheShape, Error, Norm, Product, Result, Rope};
