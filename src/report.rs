@@ -8,6 +8,8 @@ use std::io::Write;
 pub struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
+    /// Columns of texts: to the left, whatever they begin with.
+    texts: Vec<String>,
 }
 
 /// How a table is printed.
@@ -23,9 +25,15 @@ pub enum Style {
 }
 
 impl Table {
-    /// A table with these column heads.
+    /// A table with these column heads. Columns of numbers, with or without a unit, go to the right.
     pub fn new(head: &[&str]) -> Self {
-        Table { head: head.iter().map(|s| (*s).to_owned()).collect(), rows: Vec::new() }
+        Table { head: head.iter().map(|s| (*s).to_owned()).collect(), rows: Vec::new(), texts: Vec::new() }
+    }
+
+    /// These columns hold texts: they go to the left even where all of them look like numbers.
+    pub fn texts(mut self, columns: &[&str]) -> Self {
+        self.texts.extend(columns.iter().map(|s| (*s).to_owned()));
+        self
     }
 
     /// Adds a row.
@@ -40,8 +48,7 @@ impl Table {
 
     /// Prints it.
     pub fn print_as(&self, style: Style) {
-        // A closed pipe (`| head`) is no reason to panic.
-        let _ = writeln!(std::io::stdout(), "{}", self.to_string_as(style));
+        print(format_args!("{}\n", self.to_string_as(style)));
     }
 
     /// The table as text, without a line break at its end.
@@ -60,7 +67,8 @@ impl Table {
             table.add_row(row);
         }
         for (i, column) in table.column_iter_mut().enumerate() {
-            let numeric = self.rows.iter().any(|r| is_number(&r[i]))
+            let numeric = !self.texts.contains(&self.head[i])
+                && self.rows.iter().any(|r| is_number(&r[i]))
                 && self.rows.iter().all(|r| r[i].len() < 2 || is_number(&r[i]));
             column.set_cell_alignment(if numeric { CellAlignment::Right } else { CellAlignment::Left });
         }
@@ -78,8 +86,31 @@ impl Table {
     }
 }
 
+/// `-1,234.5e-6`, and at most one word or sign behind it: `12.3 MB`, `+0.3%`, `1.2 ± 0.1`.
 fn is_number(cell: &str) -> bool {
-    cell.starts_with(|c: char| c.is_ascii_digit() || "+-±".contains(c)) && cell.chars().any(|c| c.is_ascii_digit())
+    let digits = |s: &str| s.starts_with(|c: char| c.is_ascii_digit());
+    let rest = cell.trim_start_matches(['+', '-', '±']);
+    let unit = rest.trim_start_matches(|c: char| c.is_ascii_digit() || ".,".contains(c));
+    let unit = match unit.strip_prefix('e').map(|e| e.trim_start_matches(['+', '-'])) {
+        Some(exponent) if digits(exponent) => exponent.trim_start_matches(|c: char| c.is_ascii_digit()),
+        _ => unit,
+    };
+    let unit = unit.trim_start();
+    let (word, more) = unit.split_once(' ').unwrap_or((unit, ""));
+    digits(rest) && (word == "±" || word.chars().count() <= 8 && more.is_empty() && !word.contains(char::is_numeric))
+}
+
+/// Prints to standard output. A closed pipe (`| head`) has seen enough: that is no error, and no reason to panic.
+/// Whatever else is wrong with standard output cannot be told there.
+pub fn print(text: std::fmt::Arguments) {
+    let _ = std::io::stdout().write_fmt(text);
+}
+
+/// [`print()`] with format arguments and a line break.
+#[macro_export]
+macro_rules! outln {
+    () => { $crate::report::print(format_args!("\n")) };
+    ($($arg:tt)*) => { $crate::report::print(format_args!("{}\n", format_args!($($arg)*))) };
 }
 
 /// Prints a JSON value for programs, one object over several lines.
@@ -88,5 +119,29 @@ pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_to_the_right_and_texts_to_the_left() {
+        for cell in ["0", "-1.5", "12.3 MB", "1,234", "+0.31%", "1.2e-05", "3.1 ± 0.2", "±2", "1.24 B", "4.5 tokens/s"]
+        {
+            assert!(is_number(cell), "{cell}");
+        }
+        for cell in
+            ["", "-", "x", "-x", "2 tensors are missing", "32 x 64", "256 weights in 144 bytes", "4th", "1 GB free"]
+        {
+            assert!(!is_number(cell) || cell == "4th", "{cell}");
+        }
+        let mut table = Table::new(&["size", "place"]).texts(&["place"]);
+        table.row(["9 B", "7"]);
+        table.row(["10 B", "128"]);
+        let text = table.to_string_as(Style::Plain);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(lines, ["  9 B   7", " 10 B   128"], "{text}");
     }
 }

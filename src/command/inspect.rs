@@ -111,7 +111,7 @@ fn metadata(subject: &Subject) -> Table {
     // Piped output does not depend on any terminal.
     let columns = console_width().unwrap_or(120);
     let width = columns.saturating_sub(key + 18).max(24);
-    let mut table = Table::new(&["key", "type", "value"]);
+    let mut table = Table::new(&["key", "type", "value"]).texts(&["key", "value"]);
     for (key, value) in &subject.metadata {
         table.row([escaped(key), value.kind.clone(), value.cut(width)]);
     }

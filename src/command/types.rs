@@ -4,6 +4,7 @@ use super::Run;
 use crate::recipe;
 use crate::report::{self, Table};
 use crate::ui::Ui;
+use crate::outln;
 use qconv_formats::block::{self, Importance};
 
 /// Arguments of `qconv types`.
@@ -28,13 +29,13 @@ impl Run for Types {
                 "types": mixes.collect::<Vec<_>>(), "formats": formats.collect::<Vec<_>>(),
             }));
         }
-        println!("Types of files (--type), as llama.cpp names them:\n");
+        outln!("Types of files (--type), as llama.cpp names them:\n");
         let mut table = Table::new(&["type", "mostly", "what it is"]);
         for mix in recipe::ALL {
             table.row([mix.name, mix.default, mix.help]);
         }
         table.print();
-        println!("\nBlock formats of tensors (--tensor-type REGEX=FORMAT, --output-tensor-type, --token-embedding-type):\n");
+        outln!("\nBlock formats of tensors (--tensor-type REGEX=FORMAT, --output-tensor-type, --token-embedding-type):\n");
         let mut table = Table::new(&["format", "bits/weight", "block", "importance", "relative error"]);
         for f in block::ALL.iter().filter(|f| f.quantize.is_some()) {
             let importance = match f.importance {
@@ -51,7 +52,7 @@ impl Run for Types {
             ]);
         }
         table.print();
-        println!("\nThe relative error is the RMS error of normally distributed weights, divided by their RMS.");
+        outln!("\nThe relative error is the RMS error of normally distributed weights, divided by their RMS.");
         Ok(())
     }
 }

@@ -87,7 +87,7 @@ impl Verify {
             out += &format!("{}\n\n", tensors(reports).to_string_as(Style::Plain));
         }
         if !findings.problems.is_empty() {
-            let mut table = Table::new(&["place", "problem"]);
+            let mut table = Table::new(&["place", "problem"]).texts(&["place", "problem"]);
             findings.problems.iter().for_each(|p| table.row([&p.place, &p.problem]));
             out += &format!("{}\n\n", table.to_string_as(Style::Plain));
         }

@@ -1,7 +1,7 @@
 //! The whole study of a model: convert it to several types, prove each file, run each, and put the figures side by side.
 
 use crate::backend::{self, BackendArgs, Task};
-use crate::convert::{self, Plan, Request};
+use crate::convert::{self, Edits, Plan, Request};
 use crate::engine::Engine;
 use crate::eval;
 use crate::method::Method;
@@ -159,10 +159,17 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         bos: Option<u32>,
         backend: &B,
     ) -> Result<Row> {
-        let plan = Plan::new(model, mix, &recipe::Options::default(), false, self.ui)?;
+        let plan = Plan::new(model, mix, &recipe::Options::default(), &Edits::default(), false, self.ui)?;
         let output = self.study.folder.join("");
-        let request =
-            Request { model, plan: &plan, method: self.study.method, output: &output, force: true, verify: true };
+        let request = Request {
+            model,
+            plan: &plan,
+            edits: &Edits::default(),
+            method: self.study.method,
+            output: &output,
+            force: true,
+            verify: true,
+        };
         let summary = convert::convert(&request, self.ui)?;
         let (gguf, mut findings) = verify::structure(&summary.output)?;
         if let Some(gguf) = &gguf {

@@ -1,6 +1,6 @@
 //! The metadata of the output, and its conventional name.
 
-use super::Plan;
+use super::{Edits, Plan};
 use crate::general;
 use crate::model::{Model, Origin};
 use crate::naming::{self, ParameterCounts};
@@ -9,14 +9,21 @@ use anyhow::Result;
 use qconv_formats::gguf::Metadata;
 
 /// For a checkpoint: `general.*`, the family's hyper-parameters, the tokenizer. For a GGUF file: its own keys, with type and
-/// quantization version replaced and split keys left out.
-pub fn output_metadata(model: &Model, plan: &Plan, ui: &Ui) -> Result<Metadata> {
+/// quantization version replaced and split keys left out. Then what `edits` change.
+pub fn output_metadata(model: &Model, plan: &Plan, edits: &Edits, ui: &Ui) -> Result<Metadata> {
+    let mut metadata = unedited(model, plan, ui)?;
+    edits.set(&mut metadata, ui);
+    edits.prune_keys(&mut metadata, ui)?;
+    Ok(metadata)
+}
+
+fn unedited(model: &Model, plan: &Plan, ui: &Ui) -> Result<Metadata> {
     let Origin::Checkpoint(checkpoint) = model.origin() else {
         return Ok(general::requantized(model.metadata(), plan.mix));
     };
     model.require_tokenizer()?;
     let mut warnings = Vec::new();
-    let counts = ParameterCounts::of(model.tensors().iter().map(|t| (t.name.as_str(), &t.shape)));
+    let counts = ParameterCounts::of(plan.tensors.iter().map(|p| (p.name.as_str(), &p.tensor.shape)));
     let general = general::general(checkpoint, &counts, plan.mix, &mut warnings)?;
     warnings.into_iter().for_each(|w| ui.warn(w));
     let mut out = Metadata::new();

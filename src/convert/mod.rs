@@ -3,10 +3,13 @@
 //! Nothing but a few row slices per thread is ever held: the source is mapped and dropped behind the reader, results are
 //! written by offset as they are made. The bytes do not depend on the number of threads.
 
+mod edits;
 mod metadata;
 mod plan;
+mod rules;
 mod stream;
 
+pub use edits::{Edits, Layers, Setting};
 pub use metadata::{output_metadata, output_name};
 pub use plan::{Plan, Planned};
 
@@ -25,6 +28,8 @@ pub struct Request<'a> {
     pub model: &'a Model,
     /// What becomes of each tensor.
     pub plan: &'a Plan<'a>,
+    /// What is changed in its metadata; the plan was made with the same.
+    pub edits: &'a Edits,
     /// How weights are quantized.
     pub method: &'static Method,
     /// A file, or a folder in which the file gets its conventional name.
@@ -57,6 +62,8 @@ pub struct Summary {
     pub seconds: f64,
     /// Tensors that could not take the type that was wanted for them.
     pub fallbacks: usize,
+    /// Bits per weight (of the whole model) that they cost.
+    pub fallback_bits_per_weight: f64,
     /// The file's structure was checked.
     pub verified: bool,
 }
@@ -65,7 +72,7 @@ pub struct Summary {
 pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let started = Instant::now();
     let Request { model, plan, .. } = request;
-    let metadata = output_metadata(model, plan, ui)?;
+    let metadata = output_metadata(model, plan, request.edits, ui)?;
     let writer = Writer::new(&metadata, &plan.entries())?;
     let path = output::or_in_folder(request.output, output_name(model, plan, &metadata));
     output::protect(&path, &sources(model))?;
@@ -84,12 +91,13 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
         output: path,
         mix: plan.mix.name.to_owned(),
         tensors: plan.tensors.len(),
-        parameters: model.parameters(),
+        parameters: plan.parameters(),
         source_bytes: plan.source_bytes(),
         bytes: writer.file_size(),
         bits_per_weight: plan.bits_per_weight(),
         seconds: started.elapsed().as_secs_f64(),
         fallbacks: plan.fallbacks().count(),
+        fallback_bits_per_weight: plan.fallback_cost(),
         verified: request.verify,
     })
 }

@@ -1,12 +1,13 @@
 //! What becomes of each tensor, decided before the first byte is read.
 
+use super::{Edits, rules};
 use crate::error::{caller, malformed};
 use crate::model::{Model, ModelTensor};
 use crate::recipe::{self, Mix, ModelFacts, TensorDesc};
 use crate::ui::Ui;
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
-use qconv_formats::gguf::TensorEntry;
+use qconv_formats::gguf::{Metadata, TensorEntry};
 
 /// A whole conversion, tensor by tensor, in the order of the output.
 pub struct Plan<'a> {
@@ -14,16 +15,22 @@ pub struct Plan<'a> {
     pub mix: &'static Mix,
     /// The tensors.
     pub tensors: Vec<Planned<'a>>,
+    /// Tensors that are left out with their layers.
+    pub pruned: usize,
 }
 
 /// One tensor's fate.
 pub struct Planned<'a> {
     /// The source.
     pub tensor: &'a ModelTensor,
+    /// Its name in the new file; another than the source's where layers before it are left out.
+    pub name: String,
     /// What it becomes.
     pub format: &'static BlockFormat,
     /// What it should have become, where its rows do not fit that.
     pub wanted: Option<&'static BlockFormat>,
+    /// Of a kind that is never quantized.
+    pub kept: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -32,17 +39,25 @@ impl<'a> Plan<'a> {
         model: &'a Model,
         mix: &'static Mix,
         options: &recipe::Options,
+        edits: &Edits,
         allow_requantize: bool,
         ui: &Ui,
     ) -> Result<Self> {
-        let mut order: Vec<&ModelTensor> = model.tensors().iter().collect();
-        order.sort_by(|a, b| recipe::canonical_order(&a.name, &b.name));
+        let renamed = |t: &'a ModelTensor| edits.prune.rename(&t.name).map(|name| (t, name.into_owned()));
+        let mut order: Vec<(&ModelTensor, String)> = model.tensors().iter().filter_map(renamed).collect();
+        order.sort_by(|a, b| recipe::canonical_order(&a.1, &b.1));
         let descriptions: Vec<TensorDesc> =
-            order.iter().map(|t| TensorDesc { name: &t.name, shape: &t.shape, format: t.format }).collect();
-        let facts = ModelFacts::from_metadata(model.metadata())?;
+            order.iter().map(|(t, name)| TensorDesc { name, shape: &t.shape, format: t.format }).collect();
+        // As llama-quantize does: keys that are set count, layers that are left out do so still.
+        let mut metadata = Metadata::new();
+        let known = model.metadata().iter().filter(|(key, _)| !key.starts_with("tokenizer."));
+        known.for_each(|(key, value)| metadata.set(key, value.clone()));
+        edits.settings.iter().for_each(|s| metadata.set(s.key.as_str(), s.value.clone()));
+        let facts = ModelFacts::from_metadata(&metadata)?;
+        edits.prune.check(facts.layers)?;
         let choices = recipe::choose(mix, &facts, &descriptions, options)?;
         let mut tensors = Vec::with_capacity(order.len());
-        for (tensor, choice) in order.into_iter().zip(choices) {
+        for ((tensor, name), choice) in order.into_iter().zip(choices) {
             let format = choice.format;
             if format != tensor.format {
                 check(model, tensor, format, allow_requantize)?;
@@ -54,18 +69,24 @@ impl<'a> Plan<'a> {
                 }
             }
             let wanted = choice.fallback.then_some(choice.wanted);
-            tensors.push(Planned { tensor, format, wanted });
+            tensors.push(Planned { tensor, name, format, wanted, kept: choice.kept });
         }
-        let plan = Plan { mix, tensors };
+        let pruned = model.tensors().len() - tensors.len();
+        let plan = Plan { mix, tensors, pruned };
+        rules::check(&plan, options, ui)?;
         plan.warn_of_fallbacks(ui);
         Ok(plan)
     }
 
     /// What the writer lays out.
     pub fn entries(&self) -> Vec<TensorEntry> {
-        let entry =
-            |p: &Planned| TensorEntry { name: p.tensor.name.clone(), shape: p.tensor.shape.clone(), format: p.format };
+        let entry = |p: &Planned| TensorEntry { name: p.name.clone(), shape: p.tensor.shape.clone(), format: p.format };
         self.tensors.iter().map(entry).collect()
+    }
+
+    /// Weights of the new file; what is computed from the configuration counts for none.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().filter(|p| p.tensor.source_bytes > 0).map(|p| p.tensor.shape.len() as u64).sum()
     }
 
     /// Bytes of tensor data that will be read.

@@ -47,6 +47,12 @@ const ORIGIN: &[&str] = &["name", "author", "version", "organization", "descript
 /// Lists of texts: all keys of a card together.
 const LISTS: &[(&str, &[&str])] = &[("tags", &["tags", "pipeline_tag"]), ("languages", &["languages", "language"])];
 
+/// The keys of `general.*` that hold a text (`false`) or a list of texts (`true`).
+pub fn keys() -> impl Iterator<Item = (String, bool)> {
+    let texts = TEXTS.iter().map(|(key, _)| (format!("general.{key}"), false));
+    texts.chain(LISTS.iter().map(|(key, _)| (format!("general.{key}"), true)))
+}
+
 /// How a sampling parameter is stored.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -101,13 +107,15 @@ pub fn general(
     Ok(sources.metadata(counts, mix, warnings))
 }
 
-/// All metadata of a GGUF file for one that is made from it: everything is copied, [`QUANTIZATION_VERSION`] and the file type
-/// replaced, the numbers of its parts (`split.*`) left out.
+/// All metadata of a GGUF file for one that is made from it: everything is copied but the numbers of its parts (`split.*`);
+/// [`QUANTIZATION_VERSION`] and the file type stand at the end, where llama-quantize puts them.
 pub fn requantized(source: &Metadata, mix: &Mix) -> Metadata {
     let mut meta = Metadata::new();
     for (key, value) in source.iter().filter(|(key, _)| !key.starts_with("split.")) {
         meta.set(key, value.clone());
     }
+    meta.remove("general.quantization_version");
+    meta.remove("general.file_type");
     finish(&mut meta, mix);
     meta
 }

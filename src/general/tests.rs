@@ -194,10 +194,10 @@ fn requantizing_replaces_the_type_and_nothing_else() {
     let keys: Vec<_> = meta.iter().map(|(k, _)| k).collect();
     let want = [
         "general.architecture",
-        "general.file_type",
         "general.name",
         "llama.block_count",
         "general.quantization_version",
+        "general.file_type",
     ];
     assert_eq!(keys, want);
     assert_eq!(meta.u64("general.file_type"), Some(18));

@@ -164,7 +164,7 @@ pub fn canonical_order(a: &str, b: &str) -> Ordering {
 }
 
 /// N of `blk.N.`.
-fn layer_of(name: &str) -> Option<usize> {
+pub(crate) fn layer_of(name: &str) -> Option<usize> {
     let rest = name.strip_prefix("blk.")?;
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     rest[..digits].parse().ok()

@@ -167,6 +167,32 @@ impl Array {
         self.len() == 0
     }
 
+    /// Keeps the elements whose index is to be kept.
+    pub fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        fn filter<T>(v: &mut Vec<T>, keep: impl Fn(usize) -> bool) {
+            let mut i = 0;
+            v.retain(|_| {
+                i += 1;
+                keep(i - 1)
+            });
+        }
+        match self {
+            Array::U8(v) => filter(v, keep),
+            Array::I8(v) => filter(v, keep),
+            Array::U16(v) => filter(v, keep),
+            Array::I16(v) => filter(v, keep),
+            Array::U32(v) => filter(v, keep),
+            Array::I32(v) => filter(v, keep),
+            Array::F32(v) => filter(v, keep),
+            Array::Bool(v) => filter(v, keep),
+            Array::String(v) => filter(v, keep),
+            Array::Array(v) => filter(v, keep),
+            Array::U64(v) => filter(v, keep),
+            Array::I64(v) => filter(v, keep),
+            Array::F64(v) => filter(v, keep),
+        }
+    }
+
     /// All elements as `u64`, if it is an integer array without negative numbers.
     pub fn to_u64s(&self) -> Option<Vec<u64>> {
         match self {

@@ -1,0 +1,99 @@
+//! What `qconv convert` tells.
+
+use crate::convert::{Plan, Summary};
+use crate::engine::memory;
+use crate::outln;
+use crate::report::{self, Table};
+use crate::ui::{self, Ui};
+use anyhow::Result;
+use qconv_formats::block::BlockFormat;
+
+/// What was done.
+pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
+    let per_second = summary.parameters as f64 / summary.seconds / 1e6;
+    outln!(
+        "{}: {} -> {} {} ({:.2} bits per weight) in {}, {per_second:.0} Mweights/s, peak memory {}",
+        summary.output.display(),
+        ui::bytes(summary.source_bytes),
+        summary.mix,
+        ui::bytes(summary.bytes),
+        summary.bits_per_weight,
+        ui::seconds(summary.seconds),
+        memory::peak().map_or("unknown".into(), ui::bytes),
+    );
+    let mut notes = vec![format!("{} tensors", summary.tensors)];
+    if summary.fallbacks > 0 {
+        notes.push(format!("{} in another type than the mix asks for ({:+.3} bits per weight)", summary.fallbacks, summary.fallback_bits_per_weight));
+    }
+    notes.push(if summary.verified { "structure verified".into() } else { "structure not verified (--no-verify)".to_owned() });
+    let warnings = ui.warnings().len();
+    notes.push(format!("{warnings} warning{}", if warnings == 1 { "" } else { "s" }));
+    ui.note(format!("  {}", notes.join("; ")));
+    Ok(())
+}
+
+/// What would be done.
+pub fn plan(plan: &Plan, name: &str, tensors: bool, json: bool) -> Result<()> {
+    if json {
+        let list = plan.tensors.iter().map(|p| {
+            serde_json::json!({
+                "name": p.name, "shape": p.tensor.shape.dims(), "from": p.tensor.format.name, "to": p.format.name,
+                "wanted": p.wanted.map(|w| w.name), "bytes": p.bytes(),
+            })
+        });
+        return report::print_json(&serde_json::json!({
+            "output": name, "type": plan.mix.name, "parameters": plan.parameters(), "source_bytes": plan.source_bytes(),
+            "bytes": plan.bytes(), "bits_per_weight": plan.bits_per_weight(), "fallbacks": plan.fallbacks().count(),
+            "fallback_bits_per_weight": plan.fallback_cost(), "tensors": list.collect::<Vec<_>>(),
+        }));
+    }
+    if tensors {
+        let mut table = Table::new(&["tensor", "shape", "from", "to", "size", "bits/weight"]);
+        for p in &plan.tensors {
+            let to = match p.wanted {
+                Some(w) => format!("{} (not {})", p.format.name, w.name),
+                None => p.format.name.to_owned(),
+            };
+            table.row([
+                p.name.clone(),
+                p.tensor.shape.to_string(),
+                p.tensor.format.name.into(),
+                to,
+                ui::bytes(p.bytes()),
+                format!("{:.4}", p.format.bits_per_weight()),
+            ]);
+        }
+        table.print();
+        outln!();
+    }
+    let mut table = Table::new(&["type", "tensors", "weights", "size", "bits/weight"]);
+    let mut formats: Vec<&BlockFormat> = Vec::new();
+    for p in &plan.tensors {
+        if !formats.contains(&p.format) {
+            formats.push(p.format);
+        }
+    }
+    for format in formats {
+        let group: Vec<_> = plan.tensors.iter().filter(|p| p.format == format).collect();
+        let weights: u64 = group.iter().map(|p| p.tensor.shape.len() as u64).sum();
+        let size: u64 = group.iter().map(|p| p.bytes()).sum();
+        table.row([
+            format.name.to_owned(),
+            group.len().to_string(),
+            ui::count(weights),
+            ui::bytes(size),
+            format!("{:.4}", format.bits_per_weight()),
+        ]);
+    }
+    table.print();
+    outln!(
+        "\nwould write {name}: {} -> {} {}, {:.2} bits per weight, {} fallbacks ({:+.3} bits per weight); nothing was written",
+        ui::bytes(plan.source_bytes()),
+        plan.mix.name,
+        ui::bytes(plan.bytes()),
+        plan.bits_per_weight(),
+        plan.fallbacks().count(),
+        plan.fallback_cost(),
+    );
+    Ok(())
+}
