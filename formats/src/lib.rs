@@ -3,6 +3,7 @@
 //! - [`block`]: every ggml tensor type with its scalar reference quantizer and dequantizer.
 //! - [`gguf`]: reading and writing GGUF v3 files.
 //! - [`checkpoint`]: Hugging Face folders (configuration and safetensors shards).
+//! - [`imatrix`]: importance matrices, in GGUF and in their legacy form.
 //! - [`vocab`]: tokenizer files and the metadata that GGUF keeps of them.
 //!
 //! No threads, no SIMD and no model knowledge live here. Every size and offset that comes from a file goes through
@@ -12,6 +13,7 @@ pub mod block;
 pub mod checkpoint;
 mod error;
 pub mod gguf;
+pub mod imatrix;
 pub mod limits;
 mod map;
 mod tensor;

@@ -277,6 +277,23 @@ fn nothing_panics_on_strange_weights() {
     }
 }
 
+/// Columns that calibration never activated have importance 0: some, whole groups, a whole row.
+#[test]
+fn importance_of_zero_gives_no_nan() {
+    let weights = normals(COLS);
+    let plain = floats("importance.f32");
+    for format in block::ALL.iter().filter(|f| f.quantize.is_some()) {
+        for zeros in [0..1, 0..COLS, 1..COLS, 16..32, 32..64, 0..256, 255..300, COLS - 8..COLS] {
+            let mut importance = plain.clone();
+            importance[zeros.clone()].fill(0.0);
+            let packed = quantize(format, &weights, Some(&importance), COLS);
+            assert_eq!((format.find_nonfinite)(&packed), None, "{format:?} {zeros:?}");
+            let back = dequantize(format, &packed, COLS);
+            assert!(back.iter().all(|x| x.is_finite()), "{format:?} {zeros:?}");
+        }
+    }
+}
+
 #[test]
 fn expected_error_is_what_is_measured() {
     let weights = normals(256 * 1024);

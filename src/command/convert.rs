@@ -1,10 +1,12 @@
 //! `qconv convert`
 
 mod choices;
+mod importance;
 mod naming;
 mod report;
 
 pub use choices::{Choices, parse_mix};
+pub use importance::ImportanceArgs;
 
 use super::Run;
 use crate::convert::{self, Plan, Request};
@@ -23,6 +25,7 @@ Examples:
   qconv convert model-f16.gguf -t q5_k_m --dry-run --tensors
   qconv convert model -t q4_k_m --tensor-type 'ffn_down=q6_k' --output-tensor-type q8_0
   qconv convert model -t q8_0 --prune-layers 20-27 --override-kv llama.context_length=int:4096
+  qconv convert model -t iq2_xs --imatrix model.imatrix.gguf
 
 The conversion is one pass: no 16-bit file in between, and memory does not grow with the model.
 Types and what llama.cpp calls them: see `qconv types`.")]
@@ -66,11 +69,16 @@ pub struct Convert {
 impl Run for Convert {
     fn run(self, ui: &Ui) -> Result<()> {
         crate::ui::use_threads(self.threads)?;
-        let (options, edits) = (self.choices.options()?, self.choices.edits());
+        let (mut options, edits) = (self.choices.options()?, self.choices.edits());
         let mut warnings = Vec::new();
         let model = Model::open(&self.source, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));
-        let plan = Plan::new(&model, self.choices.mix, &options, &edits, self.choices.allow_requantize, ui)?;
+        let importance = self.choices.importance.open(ui)?;
+        options.has_imatrix = importance.is_some();
+        let mut plan = Plan::new(&model, self.choices.mix, &options, &edits, self.choices.allow_requantize, ui)?;
+        if let Some(importance) = &importance {
+            plan.weigh(&model, importance, ui)?;
+        }
         if self.dry_run {
             let metadata = convert::output_metadata(&model, &plan, &edits, ui)?;
             ui.refuse_warnings()?;

@@ -9,10 +9,13 @@ use anyhow::Result;
 use qconv_formats::gguf::Metadata;
 
 /// For a checkpoint: `general.*`, the family's hyper-parameters, the tokenizer. For a GGUF file: its own keys, with type and
-/// quantization version replaced and split keys left out. Then what `edits` change.
+/// quantization version replaced and split keys left out. Then the importance matrix, and what `edits` change.
 pub fn output_metadata(model: &Model, plan: &Plan, edits: &Edits, ui: &Ui) -> Result<Metadata> {
     let mut metadata = unedited(model, plan, ui)?;
     edits.set(&mut metadata, ui);
+    if let Some(importance) = &plan.importance {
+        importance.describe(&mut metadata, edits);
+    }
     edits.prune_keys(&mut metadata, ui)?;
     Ok(metadata)
 }

@@ -4,12 +4,14 @@
 //! written by offset as they are made. The bytes do not depend on the number of threads.
 
 mod edits;
+mod importance;
 mod metadata;
 mod plan;
 mod rules;
 mod stream;
 
 pub use edits::{Edits, Layers, Setting};
+pub use importance::{Importance, Weighing};
 pub use metadata::{output_metadata, output_name};
 pub use plan::{Plan, Planned};
 
@@ -64,6 +66,9 @@ pub struct Summary {
     pub fallbacks: usize,
     /// Bits per weight (of the whole model) that they cost.
     pub fallback_bits_per_weight: f64,
+    /// What became of the importance matrix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Weighing>,
     /// The file's structure was checked.
     pub verified: bool,
 }
@@ -98,6 +103,7 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
         seconds: started.elapsed().as_secs_f64(),
         fallbacks: plan.fallbacks().count(),
         fallback_bits_per_weight: plan.fallback_cost(),
+        importance: plan.importance.clone(),
         verified: request.verify,
     })
 }

@@ -1,6 +1,6 @@
 //! What becomes of each tensor, decided before the first byte is read.
 
-use super::{Edits, rules};
+use super::{Edits, Weighing, rules};
 use crate::error::{caller, malformed};
 use crate::model::{Model, ModelTensor};
 use crate::recipe::{self, Mix, ModelFacts, TensorDesc};
@@ -8,6 +8,7 @@ use crate::ui::Ui;
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
 use qconv_formats::gguf::{Metadata, TensorEntry};
+use std::sync::Arc;
 
 /// A whole conversion, tensor by tensor, in the order of the output.
 pub struct Plan<'a> {
@@ -17,6 +18,8 @@ pub struct Plan<'a> {
     pub tensors: Vec<Planned<'a>>,
     /// Tensors that are left out with their layers.
     pub pruned: usize,
+    /// What became of the importance matrix, if [`Plan::weigh`] was given one.
+    pub importance: Option<Weighing>,
 }
 
 /// One tensor's fate.
@@ -31,6 +34,10 @@ pub struct Planned<'a> {
     pub wanted: Option<&'static BlockFormat>,
     /// Of a kind that is never quantized.
     pub kept: bool,
+    /// llama-quantize refuses this format without importance.
+    pub requires_importance: bool,
+    /// How much columns count, matrix after matrix; see [`Planned::runs`].
+    pub importance: Option<Arc<[f32]>>,
 }
 
 impl<'a> Plan<'a> {
@@ -63,16 +70,17 @@ impl<'a> Plan<'a> {
                 check(model, tensor, format, allow_requantize)?;
                 if choice.requires_importance && !options.has_imatrix {
                     return Err(caller(format!(
-                        "tensor {}: {} is garbage without an importance matrix, which this version cannot take; choose another --type",
+                        "tensor {}: {} is garbage without an importance matrix; make one with llama-imatrix and give it by --imatrix, or choose another --type",
                         tensor.name, format.name
                     )));
                 }
             }
             let wanted = choice.fallback.then_some(choice.wanted);
-            tensors.push(Planned { tensor, name, format, wanted, kept: choice.kept });
+            let (kept, requires_importance) = (choice.kept, choice.requires_importance);
+            tensors.push(Planned { tensor, name, format, wanted, kept, requires_importance, importance: None });
         }
         let pruned = model.tensors().len() - tensors.len();
-        let plan = Plan { mix, tensors, pruned };
+        let plan = Plan { mix, tensors, pruned, importance: None };
         rules::check(&plan, options, ui)?;
         plan.warn_of_fallbacks(ui);
         Ok(plan)

@@ -94,7 +94,14 @@ fn convert(request: &Request, writer: &Writer, file: &OutputFile, slice: &Slice,
             let value = scratch.floats[at];
             return Err(not_finite(request, tensor, slice.rows.start * cols + at, &value.to_string()));
         }
-        (request.method.quantize)(planned.format, cols, &scratch.floats, None, &mut scratch.packed);
+        // Rows of different experts differ in importance.
+        let (mut floats, mut packed) = (&scratch.floats[..], &mut scratch.packed[..]);
+        for (importance, rows) in planned.runs(slice.rows.clone()) {
+            let (now, later) = floats.split_at(rows * cols);
+            let (out, later_out) = packed.split_at_mut(rows * row_bytes);
+            (request.method.quantize)(planned.format, cols, now, importance, out);
+            (floats, packed) = (later, later_out);
+        }
         if let Some(block) = (planned.format.find_nonfinite)(&scratch.packed) {
             let at = block * planned.format.block_weights;
             let largest =

@@ -1,5 +1,6 @@
 //! What the new file is to be: everything on which its bytes depend but the source.
 
+use super::importance::ImportanceArgs;
 use super::naming::Naming;
 use crate::convert::{Edits, Layers};
 use crate::error::caller;
@@ -51,6 +52,10 @@ pub struct Choices {
     /// Leave layers out, such as 3,5-7 (from 0); those behind them move up
     #[arg(long, value_name = "LAYERS")]
     pub prune_layers: Option<Layers>,
+
+    /// The importance matrix.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
 
     /// Quantize tensors that are already quantized (loses quality)
     #[arg(long)]

@@ -25,6 +25,7 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
     if summary.fallbacks > 0 {
         notes.push(format!("{} in another type than the mix asks for ({:+.3} bits per weight)", summary.fallbacks, summary.fallback_bits_per_weight));
     }
+    notes.extend(summary.importance.as_ref().map(|i| i.note()));
     notes.push(if summary.verified { "structure verified".into() } else { "structure not verified (--no-verify)".to_owned() });
     let warnings = ui.warnings().len();
     notes.push(format!("{warnings} warning{}", if warnings == 1 { "" } else { "s" }));
@@ -44,7 +45,8 @@ pub fn plan(plan: &Plan, name: &str, tensors: bool, json: bool) -> Result<()> {
         return report::print_json(&serde_json::json!({
             "output": name, "type": plan.mix.name, "parameters": plan.parameters(), "source_bytes": plan.source_bytes(),
             "bytes": plan.bytes(), "bits_per_weight": plan.bits_per_weight(), "fallbacks": plan.fallbacks().count(),
-            "fallback_bits_per_weight": plan.fallback_cost(), "tensors": list.collect::<Vec<_>>(),
+            "fallback_bits_per_weight": plan.fallback_cost(), "importance": plan.importance,
+            "tensors": list.collect::<Vec<_>>(),
         }));
     }
     if tensors {
