@@ -29,7 +29,7 @@ pub struct Model {
 /// Where a model comes from.
 #[derive(Debug)]
 pub enum Origin {
-    /// A GGUF file.
+    /// A GGUF file, or a set of them.
     Gguf(Gguf),
     /// A Hugging Face folder.
     Checkpoint(Checkpoint),
@@ -249,7 +249,8 @@ impl Model {
         };
         match (&tensor.source, &self.origin) {
             (Source::Gguf(i), Origin::Gguf(gguf)) => {
-                gguf.map().forget(part_of(&gguf.tensors()[*i].range, rows, total));
+                let info = &gguf.tensors()[*i];
+                gguf.forget(info, part_of(&(0..info.range.len()), rows, total));
             }
             (Source::Stored { change: Change::Transpose, .. }, _) if rows.end < total => {}
             (Source::Stored { change: Change::Transpose, .. }, _) => self.forget(tensor),
@@ -270,7 +271,7 @@ impl Model {
     /// Drops the mapped pages of a tensor that will not be read again.
     pub fn forget(&self, tensor: &ModelTensor) {
         match (&tensor.source, &self.origin) {
-            (Source::Gguf(i), Origin::Gguf(gguf)) => gguf.map().forget(gguf.tensors()[*i].range.clone()),
+            (Source::Gguf(i), Origin::Gguf(gguf)) => gguf.forget(&gguf.tensors()[*i], 0..tensor.source_bytes),
             (Source::Stored { parts, .. }, _) => parts.iter().for_each(|p| p.map.forget(p.tensor.range.clone())),
             _ => {}
         }

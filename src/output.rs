@@ -5,7 +5,10 @@
 //! What a killed run leaves behind is the `.part` file; the next run to the same destination overwrites it.
 
 mod interrupt;
+mod set;
 mod system;
+
+pub use set::OutputSet;
 
 use crate::error::caller;
 use crate::ui;
@@ -85,19 +88,8 @@ impl OutputFile {
     }
 
     /// Waits until everything is on the disk, then moves the file to its destination and waits for that too.
-    pub fn finish(mut self) -> anyhow::Result<()> {
-        self.file.sync().map_err(|e| self.refused(e))?;
-        {
-            let mut parts = interrupt::unfinished()?;
-            if !self.force && self.path.symlink_metadata().is_ok() {
-                return Err(exists(&self.path).context("it appeared while this run was writing"));
-            }
-            std::fs::rename(&self.part, &self.path).map_err(|e| self.refused(e))?;
-            self.finished = true;
-            parts.remove(&self.part);
-        }
-        system::sync_folder(folder_of(&self.path))
-            .with_context(|| format!("{}: written, but its folder could not be synced", self.path.display()))
+    pub fn finish(self) -> anyhow::Result<()> {
+        OutputSet::of(self).finish()
     }
 
     /// Checks the free space, then reserves the blocks, so that a disk that is too small is found before the first byte.

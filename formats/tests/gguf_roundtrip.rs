@@ -80,7 +80,7 @@ fn every_value_format_and_alignment() {
         assert!(bytes.len().is_multiple_of(alignment.unwrap_or(32) as usize), "the end is padded, as llama-quantize's");
         let read = Gguf::open(&path).unwrap();
         assert_eq!(read.metadata(), &m);
-        assert_eq!(read.alignment(), alignment.unwrap_or(32) as usize);
+        assert_eq!(read.files()[0].alignment(), alignment.unwrap_or(32) as usize);
         assert_eq!(read.tensors().len(), tensors.len());
         for (r, w) in read.tensors().iter().zip(&tensors) {
             assert_eq!((&r.name, &r.shape, r.format), (&w.name, &w.shape, w.format));

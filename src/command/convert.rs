@@ -9,7 +9,8 @@ pub use choices::{Choices, parse_mix};
 pub use importance::ImportanceArgs;
 
 use super::Run;
-use crate::convert::{self, Plan, Request};
+use super::splitting::{Splitting, parse_part};
+use crate::convert::{self, Extent, Plan, Request};
 use crate::engine::memory;
 use crate::model::Model;
 use crate::ui::Ui;
@@ -40,6 +41,13 @@ pub struct Convert {
 
     #[command(flatten)]
     choices: Choices,
+
+    #[command(flatten)]
+    splitting: Splitting,
+
+    /// Only the K-th file of those that --split-parts N makes, from the tensors that it needs alone: K/N (K from 1)
+    #[arg(long, value_name = "K/N", value_parser = parse_part, conflicts_with = "splitting", help_heading = "Several files")]
+    part: Option<(usize, usize)>,
 
     /// Print what would be done, write nothing
     #[arg(long)]
@@ -85,15 +93,18 @@ impl Run for Convert {
             let name = convert::output_name(&model, &plan, &metadata);
             return report::plan(&plan, &name, self.tensors, self.json);
         }
+        let extent = match (self.part, self.splitting.split()) {
+            (Some((no, count)), _) => Extent::Part { no, count },
+            (None, Some(split)) => Extent::Split(split),
+            (None, None) => Extent::Whole,
+        };
         let output = self.output.unwrap_or_else(|| PathBuf::from("./"));
         let request = Request {
-            model: &model,
-            plan: &plan,
-            edits: &edits,
             method: self.choices.method,
-            output: &output,
+            extent,
             force: self.force,
             verify: !self.no_verify,
+            ..Request::new(&model, &plan, &edits, &output)
         };
         let summary = convert::convert(&request, ui)?;
         if self.json {

@@ -8,6 +8,8 @@ pub trait Run {
     fn run(self, ui: &Ui) -> anyhow::Result<()>;
 }
 
+mod splitting;
+
 macro_rules! commands {
     ($($(#[doc = $doc:literal])* $module:ident :: $name:ident),* $(,)?) => {
         $( pub mod $module; )*
@@ -32,6 +34,10 @@ macro_rules! commands {
 commands! {
     /// Convert a Hugging Face folder (or a GGUF file) to a quantized GGUF file
     convert::Convert,
+    /// Split a GGUF file into several
+    split::Split,
+    /// Put the parts of a split GGUF file together again
+    merge::Merge,
     /// Check that a GGUF file is sound, and what its source says
     verify::Verify,
     /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder

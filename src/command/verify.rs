@@ -93,7 +93,7 @@ impl Verify {
         }
         if let Some(gguf) = gguf {
             let verdict = if findings.problems.is_empty() { "ok" } else { "wrong" };
-            let size = ui::bytes(gguf.map().bytes().len() as u64);
+            let size = ui::bytes(gguf.size());
             let n = gguf.tensors().len();
             out += &format!("{verdict}: {n} tensor{}, {size}{}\n", if n == 1 { "" } else { "s" }, compared(reports));
         }
@@ -110,7 +110,7 @@ impl Verify {
             "problems": findings.problems,
             "notes": findings.notes,
             "tensor_count": gguf.map(|g| g.tensors().len()),
-            "bytes": gguf.map(|g| g.map().bytes().len()),
+            "bytes": gguf.map(Gguf::size),
         });
         if let Some(source) = &self.against {
             out["source"] = json!(source);

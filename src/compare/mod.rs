@@ -161,15 +161,8 @@ impl<F: FnMut(&Row)> Work<'_, F> {
     ) -> Result<Row> {
         let plan = Plan::new(model, mix, &recipe::Options::default(), &Edits::default(), false, self.ui)?;
         let output = self.study.folder.join("");
-        let request = Request {
-            model,
-            plan: &plan,
-            edits: &Edits::default(),
-            method: self.study.method,
-            output: &output,
-            force: true,
-            verify: true,
-        };
+        let edits = Edits::default();
+        let request = Request { method: self.study.method, force: true, ..Request::new(model, &plan, &edits, &output) };
         let summary = convert::convert(&request, self.ui)?;
         let (gguf, mut findings) = verify::structure(&summary.output)?;
         if let Some(gguf) = &gguf {

@@ -3,24 +3,29 @@
 //! Nothing but a few row slices per thread is ever held: the source is mapped and dropped behind the reader, results are
 //! written by offset as they are made. The bytes do not depend on the number of threads.
 
+mod copy;
 mod edits;
 mod importance;
+mod layout;
 mod metadata;
 mod plan;
 mod rules;
+mod split;
 mod stream;
 
+pub use copy::{Copied, copy};
 pub use edits::{Edits, Layers, Setting};
 pub use importance::{Importance, Weighing};
+pub use layout::{Extent, Layout, Part};
 pub use metadata::{output_metadata, output_name};
 pub use plan::{Plan, Planned};
+pub use split::Split;
 
-use crate::method::Method;
+use crate::method::{self, Method};
 use crate::model::{Model, Origin};
-use crate::output::{self, OutputFile};
+use crate::output::{self, OutputSet};
 use crate::ui::Ui;
 use anyhow::Result;
-use qconv_formats::gguf::Writer;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -36,17 +41,29 @@ pub struct Request<'a> {
     pub method: &'static Method,
     /// A file, or a folder in which the file gets its conventional name.
     pub output: &'a Path,
+    /// All of the model in one file, or otherwise.
+    pub extent: Extent,
     /// Replace an existing file.
     pub force: bool,
     /// Check the file's structure before it appears.
     pub verify: bool,
 }
 
+impl<'a> Request<'a> {
+    /// A conversion into one file, with round-to-nearest, that replaces nothing and is verified.
+    pub fn new(model: &'a Model, plan: &'a Plan<'a>, edits: &'a Edits, output: &'a Path) -> Self {
+        let (extent, force, verify) = (Extent::Whole, false, true);
+        Request { model, plan, edits, method: method::ALL[0], output, extent, force, verify }
+    }
+}
+
 /// What was done.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Summary {
-    /// The new file.
+    /// The new file; of several, the first that was written.
     pub output: PathBuf,
+    /// All files that were written.
+    pub files: Vec<PathBuf>,
     /// The mix.
     #[serde(rename = "type")]
     pub mix: String,
@@ -56,7 +73,7 @@ pub struct Summary {
     pub parameters: u64,
     /// Bytes read.
     pub source_bytes: u64,
-    /// Bytes of the new file.
+    /// Bytes of the new files.
     pub bytes: u64,
     /// Tensor data per weight.
     pub bits_per_weight: f64,
@@ -78,27 +95,34 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let started = Instant::now();
     let Request { model, plan, .. } = request;
     let metadata = output_metadata(model, plan, request.edits, ui)?;
-    let writer = Writer::new(&metadata, &plan.entries())?;
     let path = output::or_in_folder(request.output, output_name(model, plan, &metadata));
-    output::protect(&path, &sources(model))?;
+    let layout = Layout::new(&metadata, &plan.entries(), request.extent, &path, ui)?;
+    let sources = sources(model);
+    layout.written().iter().try_for_each(|part| output::protect(&part.path, &sources))?;
     ui.refuse_warnings()?;
 
-    let file = OutputFile::create(&path, writer.file_size(), request.force)?;
-    file.write_at(0, writer.head())?;
-    let bar = ui.bytes_bar(plan.source_bytes());
-    stream::tensors(request, &writer, &file, &bar)?;
+    let set = OutputSet::create(&layout.files(), request.force)?;
+    for (part, file) in layout.written().iter().zip(set.files()) {
+        file.write_at(0, part.writer.head())?;
+    }
+    let source_bytes = plan.tensors[layout.tensors()].iter().map(|p| p.tensor.source_bytes as u64).sum();
+    let bar = ui.bytes_bar(source_bytes);
+    stream::tensors(request, &layout, set.files(), &bar)?;
     bar.finish_and_clear();
     if request.verify {
-        crate::verify::written(file.part())?;
+        let parts: Vec<PathBuf> = set.files().iter().map(|f| f.part().to_owned()).collect();
+        crate::verify::written(&parts, layout.is_complete())?;
     }
-    file.finish()?;
+    set.finish()?;
+    let files: Vec<PathBuf> = layout.written().iter().map(|p| p.path.clone()).collect();
     Ok(Summary {
-        output: path,
+        output: files[0].clone(),
+        files,
         mix: plan.mix.name.to_owned(),
-        tensors: plan.tensors.len(),
+        tensors: layout.tensors().len(),
         parameters: plan.parameters(),
-        source_bytes: plan.source_bytes(),
-        bytes: writer.file_size(),
+        source_bytes,
+        bytes: layout.bytes(),
         bits_per_weight: plan.bits_per_weight(),
         seconds: started.elapsed().as_secs_f64(),
         fallbacks: plan.fallbacks().count(),
@@ -112,7 +136,7 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
 fn sources(model: &Model) -> Vec<&Path> {
     let mut paths = vec![model.path()];
     match model.origin() {
-        Origin::Gguf(gguf) => paths.push(gguf.map().path()),
+        Origin::Gguf(gguf) => paths.extend(gguf.files().iter().map(|f| f.map().path())),
         Origin::Checkpoint(checkpoint) => paths.extend(checkpoint.files().iter().map(|f| f.map().path())),
     }
     paths

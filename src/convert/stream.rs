@@ -1,12 +1,11 @@
 //! The stream of row slices: threads take the next slice of the next tensor, in file order, until none is left.
 
-use super::{Planned, Request};
+use super::{Layout, Planned, Request};
 use crate::error::{caller, malformed};
 use crate::model::ModelTensor;
 use crate::output::OutputFile;
 use anyhow::Result;
 use indicatif::ProgressBar;
-use qconv_formats::gguf::Writer;
 use qconv_kernels::cpu::Isa;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -21,10 +20,10 @@ struct Slice {
     rows: Range<usize>,
 }
 
-/// Converts all tensors of a plan into their places in `file`.
-pub fn tensors(request: &Request, writer: &Writer, file: &OutputFile, bar: &ProgressBar) -> Result<()> {
+/// Converts the tensors that a layout has into their places in its `files`.
+pub fn tensors(request: &Request, layout: &Layout, files: &[OutputFile], bar: &ProgressBar) -> Result<()> {
     Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
-    let slices = slices(&request.plan.tensors);
+    let slices = slices(&request.plan.tensors, layout.tensors());
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let error = Mutex::new(None);
@@ -32,7 +31,7 @@ pub fn tensors(request: &Request, writer: &Writer, file: &OutputFile, bar: &Prog
         let mut scratch = Scratch::default();
         while !failed.load(Ordering::Relaxed) {
             let Some(slice) = slices.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            if let Err(e) = convert(request, writer, file, slice, &mut scratch) {
+            if let Err(e) = convert(request, layout, files, slice, &mut scratch) {
                 // The first slice in file order is told about, whichever thread came first.
                 failed.store(true, Ordering::Relaxed);
                 let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -53,10 +52,11 @@ pub fn tensors(request: &Request, writer: &Writer, file: &OutputFile, bar: &Prog
     }
 }
 
-/// Cuts all tensors into slices, in file order.
-fn slices(tensors: &[Planned]) -> Vec<Slice> {
+/// Cuts some of the tensors into slices, in file order.
+fn slices(tensors: &[Planned], range: Range<usize>) -> Vec<Slice> {
     let mut out = Vec::new();
-    for (tensor, planned) in tensors.iter().enumerate() {
+    for tensor in range {
+        let planned = &tensors[tensor];
         let rows = planned.tensor.shape.rows();
         let step = (SLICE / planned.tensor.shape.cols()).max(1);
         out.extend((0..rows).step_by(step).map(|first| Slice { tensor, rows: first..rows.min(first + step) }));
@@ -71,11 +71,18 @@ struct Scratch {
     packed: Vec<u8>,
 }
 
-fn convert(request: &Request, writer: &Writer, file: &OutputFile, slice: &Slice, scratch: &mut Scratch) -> Result<()> {
+fn convert(
+    request: &Request,
+    layout: &Layout,
+    files: &[OutputFile],
+    slice: &Slice,
+    scratch: &mut Scratch,
+) -> Result<()> {
     let planned = &request.plan.tensors[slice.tensor];
     let tensor = planned.tensor;
     let (cols, row_bytes) = (tensor.shape.cols(), planned.row_bytes());
-    let offset = writer.range(slice.tensor).start + (slice.rows.start * row_bytes) as u64;
+    let (file, range) = layout.place(slice.tensor);
+    let (file, offset) = (&files[file], range.start + (slice.rows.start * row_bytes) as u64);
 
     // Quantized or integer data that stays as it is must not go through floats.
     if planned.format == tensor.format && (tensor.format.is_quantized() || tensor.format.dequantize.is_none()) {

@@ -10,7 +10,7 @@ use anyhow::Result;
 use qconv_formats::Error;
 use qconv_formats::block::BlockFormat;
 use qconv_formats::checkpoint::{Checkpoint, SafetensorsFile};
-use qconv_formats::gguf::Gguf;
+use qconv_formats::gguf::{Gguf, split};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -81,12 +81,12 @@ impl Subject {
         if found.is_dir() {
             return from_folder(path);
         }
-        if Gguf::is_gguf(path) {
-            return Ok(from_gguf(path, Gguf::open(path)?));
-        }
-        if path.extension().is_some_and(|e| e == "gguf") {
-            // The reader says why it is none.
-            return Ok(from_gguf(path, Gguf::open(path)?));
+        // The reader says why a .gguf file is none.
+        if Gguf::is_gguf(path) || path.extension().is_some_and(|e| e == "gguf") {
+            let alone = Gguf::open_alone(path)?;
+            // A later part of a split model is shown as it is; the first one stands for all.
+            let later = split::place(alone.metadata()).is_some_and(|(no, _)| no > 0);
+            return Ok(from_gguf(path, if later { alone } else { Gguf::open(path)? }));
         }
         let file = SafetensorsFile::open(path)?;
         Ok(from_safetensors(path, file))
@@ -120,7 +120,7 @@ impl Subject {
     /// Name of the file that a tensor is in.
     pub fn file_name(&self, tensor: &Tensor) -> String {
         let path = match &self.data {
-            Data::Gguf(gguf) => gguf.map().path(),
+            Data::Gguf(gguf) => gguf.files()[tensor.file].map().path(),
             Data::Files(files) => files[tensor.file].map().path(),
         };
         path.file_name().unwrap_or_default().to_string_lossy().into_owned()
@@ -129,7 +129,7 @@ impl Subject {
     /// Reads a tensor's weights, in parallel; `None` where the type holds no weights that can be read.
     pub fn stats(&self, tensor: &Tensor) -> Option<Stats> {
         let map = match &self.data {
-            Data::Gguf(gguf) => gguf.map(),
+            Data::Gguf(gguf) => gguf.files()[tensor.file].map(),
             Data::Files(files) => files[tensor.file].map(),
         };
         let stats = Stats::of(tensor.block?, &map.bytes()[tensor.range.clone()]);
@@ -160,16 +160,16 @@ fn from_gguf(path: &Path, gguf: Gguf) -> Subject {
         kind: t.format.name.to_owned(),
         block: Some(t.format),
         range: t.range.clone(),
-        file: 0,
+        file: t.file,
     });
     Subject {
         path: path.to_owned(),
         format: "gguf",
         version: Some(gguf.version()),
-        alignment: Some(gguf.alignment()),
+        alignment: Some(gguf.files()[0].alignment()),
         architecture: gguf.metadata().str("general.architecture").map(str::to_owned),
         name: gguf.metadata().str("general.name").map(str::to_owned),
-        bytes: gguf.map().bytes().len() as u64,
+        bytes: gguf.size(),
         metadata: gguf.metadata().iter().map(|(k, v)| (k.to_owned(), Shown::from_gguf(v))).collect(),
         tensors: tensors.collect(),
         data: Data::Gguf(gguf),

@@ -35,7 +35,7 @@ pub fn check(gguf: &Gguf, vocabulary: Option<usize>, findings: &mut Findings) ->
         findings.note("key general.architecture", problem);
         return Ok(());
     };
-    match (arch.plan)(&Keys { arch: name, metadata, file: gguf.map().path() }) {
+    match (arch.plan)(&Keys { arch: name, metadata, file: gguf.path() }) {
         Ok(plan) => {
             tensor_set(gguf, arch, &plan, findings);
             shapes(gguf, &Sizes::new(&plan, gguf, name, vocabulary), findings);

@@ -18,7 +18,7 @@ pub fn nonfinite(gguf: &Gguf, findings: &mut Findings, progress: impl Fn(u64)) {
             .par_chunks(slice * format.block_bytes)
             .enumerate()
             .find_map_first(|(i, bytes)| (format.find_nonfinite)(bytes).map(|block| i * slice + block));
-        gguf.map().forget(t.range.clone());
+        gguf.forget(t, 0..t.range.len());
         progress(t.range.len() as u64);
         if let Some(block) = first {
             let place = format!("tensor {}", t.name);

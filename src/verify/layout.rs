@@ -6,10 +6,18 @@ use qconv_formats::gguf::Gguf;
 /// Tensors have to follow one another in the order of the table, each at the next multiple of the alignment: llama.cpp
 /// refuses gaps and other orders. Bytes between and behind tensors belong to nobody.
 pub fn check(gguf: &Gguf, findings: &mut Findings) {
-    let bytes = gguf.map().bytes();
-    let align = |at: usize| at.next_multiple_of(gguf.alignment());
-    let mut end = gguf.data_start();
-    for t in gguf.tensors() {
+    for i in 0..gguf.files().len() {
+        check_file(gguf, i, findings);
+    }
+}
+
+fn check_file(gguf: &Gguf, i: usize, findings: &mut Findings) {
+    let file = &gguf.files()[i];
+    let bytes = file.map().bytes();
+    let align = |at: usize| at.next_multiple_of(file.alignment());
+    let end_of_file = if gguf.files().len() == 1 { "end of file".to_owned() } else { format!("end of part {}", i + 1) };
+    let mut end = file.data_start();
+    for t in &gguf.tensors()[file.tensors()] {
         if t.range.start != align(end) {
             let problem = format!(
                 "begins at byte {} where {} is expected: llama.cpp wants tensors in the order of the table and without gaps",
@@ -25,9 +33,8 @@ pub fn check(gguf: &Gguf, findings: &mut Findings) {
         end = t.range.end;
     }
     if bytes.len() > align(end) {
-        findings
-            .note("end of file", format!("{} bytes behind the last tensor belong to none", bytes.len() - align(end)));
+        findings.note(end_of_file, format!("{} bytes behind the last tensor belong to none", bytes.len() - align(end)));
     } else if bytes[end.min(bytes.len())..].iter().any(|&b| b != 0) {
-        findings.note("end of file", "the padding behind the last tensor is not zero");
+        findings.note(end_of_file, "the padding behind the last tensor is not zero");
     }
 }

@@ -105,7 +105,7 @@ impl Measure {
             .map_init(Scratch::default, |scratch, i| slice(i, scratch))
             .collect();
         source.forget(tensor);
-        file.map().forget(info.range.clone());
+        file.forget(info, 0..info.range.len());
         parts.into_iter().try_fold(Measure::new(), |all, part| Ok(all.merge(part?)))
     }
 

@@ -18,7 +18,7 @@ use anyhow::Result;
 use qconv_formats::gguf::Gguf;
 use qconv_formats::{Error, Fault};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Something wrong, or worth knowing, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -73,8 +73,12 @@ impl std::fmt::Display for Finding {
 /// A file that cannot be opened at all is a problem like others, and there is no [`Gguf`]. Errors: no such file, no
 /// permission.
 pub fn structure(path: &Path) -> Result<(Option<Gguf>, Findings)> {
+    check(Gguf::open(path))
+}
+
+fn check(opened: qconv_formats::Result<Gguf>) -> Result<(Option<Gguf>, Findings)> {
     let mut findings = Findings::default();
-    match Gguf::open(path) {
+    match opened {
         Ok(gguf) => {
             layout::check(&gguf, &mut findings);
             let vocabulary = vocabulary::check(gguf.metadata(), &mut findings);
@@ -89,9 +93,18 @@ pub fn structure(path: &Path) -> Result<(Option<Gguf>, Findings)> {
     }
 }
 
-/// The check behind every conversion: [`structure`], as an error that lists what is wrong.
-pub fn written(path: &Path) -> Result<()> {
-    let (_, findings) = structure(path)?;
+/// The check behind every conversion: [`structure`] of a file or the parts of a split one, as an error that lists what is
+/// wrong. Where only some parts of a model were written, each of them is checked for itself.
+pub fn written(files: &[PathBuf], complete: bool) -> Result<()> {
+    let mut findings = Findings::default();
+    if complete {
+        findings = check(Gguf::open_parts(files))?.1;
+    } else {
+        for path in files {
+            layout::check(&Gguf::open_alone(path)?, &mut findings);
+        }
+    }
+    let path = files.first().map_or(Path::new(""), PathBuf::as_path);
     match findings.problems.as_slice() {
         [] => Ok(()),
         [one] => Err(crate::error::malformed(path, &one.place, &one.problem)),

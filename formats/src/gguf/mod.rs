@@ -4,10 +4,11 @@
 
 mod metadata;
 mod read;
+pub mod split;
 mod write;
 
 pub use metadata::{Array, Metadata, Value, ValueType};
-pub use read::{Gguf, TensorInfo};
+pub use read::{Gguf, GgufFile, TensorInfo};
 pub use write::{DEFAULT_ALIGNMENT, TensorEntry, Writer};
 
 /// The four bytes every GGUF file begins with.

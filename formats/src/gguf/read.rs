@@ -1,22 +1,30 @@
 //! Reading: every count, length and offset is checked against the file before it is used.
 
-use super::{Array, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value};
+use super::{Array, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, split};
 use crate::block::BlockFormat;
 use crate::{Error, Mapped, QTensor, Result, Shape, SharedBytes, limits};
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An opened GGUF file. What is in it has been checked: tensors lie inside the file, do not overlap and are aligned.
+/// An opened GGUF file, or a set of files that a model was split into. What is in it has been checked: tensors lie inside
+/// their file, do not overlap and are aligned, and their names are unique.
 #[derive(Debug)]
 pub struct Gguf {
-    map: Arc<Mapped>,
     version: u32,
-    alignment: usize,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    files: Vec<GgufFile>,
+}
+
+/// One of the files that make up a [`Gguf`].
+#[derive(Debug)]
+pub struct GgufFile {
+    map: Arc<Mapped>,
+    alignment: usize,
     data_start: usize,
+    tensors: Range<usize>,
 }
 
 /// A tensor of a GGUF file.
@@ -28,13 +36,31 @@ pub struct TensorInfo {
     pub shape: Shape,
     /// How rows are packed.
     pub format: &'static BlockFormat,
-    /// Bytes in the file.
+    /// The file that it is in, where there are several.
+    pub file: usize,
+    /// Bytes in that file.
     pub range: Range<usize>,
 }
 
 impl Gguf {
-    /// Maps and checks a file; a vocabulary without tensors is fine. Errors name the section, key or tensor and the offset.
+    /// Maps and checks a file; a vocabulary without tensors is fine. Where it is the first of a split model's files, all
+    /// of them are opened. Errors name the section, key or tensor and the offset, and a part that is missing.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let mut set = Self::open_alone(path)?;
+        split::open_rest(&mut set)?;
+        Ok(set)
+    }
+
+    /// Opens the parts of a split model under whatever names.
+    pub fn open_parts(paths: &[PathBuf]) -> Result<Self> {
+        let [first, rest @ ..] = paths else { return Err(Error::caller("no part to open")) };
+        let mut set = Self::open_alone(first)?;
+        split::append(&mut set, rest)?;
+        Ok(set)
+    }
+
+    /// Opens one file, whether or not it is a part of a set.
+    pub fn open_alone(path: impl AsRef<Path>) -> Result<Self> {
         let map = Mapped::open(path)?;
         let mut at = Cursor { path: map.path(), bytes: map.bytes(), pos: 0 };
         let (version, keys, count) = at.header()?;
@@ -76,7 +102,16 @@ impl Gguf {
         // A file without tensors may end anywhere behind the table.
         let data_start = if count == 0 { end.min(map.bytes().len()) } else { end.div_ceil(alignment) * alignment };
         place_tensors(&mut tensors, data_start, alignment, &map)?;
-        Ok(Gguf { version, alignment, metadata, tensors, data_start, map: Arc::new(map) })
+        let file = GgufFile { map: Arc::new(map), alignment, data_start, tensors: 0..tensors.len() };
+        Ok(Gguf { version, metadata, tensors, files: vec![file] })
+    }
+
+    /// Puts the next part of a set behind this one; only its tensors count.
+    pub(super) fn append(&mut self, part: Gguf) {
+        let (file, first) = (self.files.len(), self.tensors.len());
+        self.tensors.extend(part.tensors.into_iter().map(|t| TensorInfo { file, ..t }));
+        let range = first..self.tensors.len();
+        self.files.extend(part.files.into_iter().map(|f| GgufFile { tensors: range.clone(), ..f }));
     }
 
     /// Whether a file begins with GGUF's magic.
@@ -93,11 +128,6 @@ impl Gguf {
     /// Version in the header (2 or 3).
     pub fn version(&self) -> u32 {
         self.version
-    }
-
-    /// Alignment of tensor data.
-    pub fn alignment(&self) -> usize {
-        self.alignment
     }
 
     /// Keys and values.
@@ -117,22 +147,56 @@ impl Gguf {
 
     /// A tensor's packed bytes.
     pub fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.map.bytes()[tensor.range.clone()]
+        &self.files[tensor.file].map.bytes()[tensor.range.clone()]
     }
 
     /// A tensor that shares the mapped file's bytes.
     pub fn packed(&self, tensor: &TensorInfo) -> Result<QTensor> {
-        QTensor::new(tensor.format, tensor.shape.clone(), SharedBytes::new(self.map.clone(), tensor.range.clone()))
+        let map = self.files[tensor.file].map.clone();
+        QTensor::new(tensor.format, tensor.shape.clone(), SharedBytes::new(map, tensor.range.clone()))
     }
 
-    /// Where tensor data begins.
+    /// Drops the mapped pages of a part of a tensor that will not be read again.
+    pub fn forget(&self, tensor: &TensorInfo, bytes: Range<usize>) {
+        let start = tensor.range.start;
+        self.files[tensor.file].map.forget(start + bytes.start..start + bytes.end);
+    }
+
+    /// The files, in order; there is at least one.
+    pub fn files(&self) -> &[GgufFile] {
+        &self.files
+    }
+
+    /// The file, or the first of a set.
+    pub fn path(&self) -> &Path {
+        self.files[0].map.path()
+    }
+
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        self.files.iter().map(|f| f.map.bytes().len() as u64).sum()
+    }
+}
+
+impl GgufFile {
+    /// The file.
+    pub fn map(&self) -> &Mapped {
+        &self.map
+    }
+
+    /// Alignment of tensor data.
+    pub fn alignment(&self) -> usize {
+        self.alignment
+    }
+
+    /// Where tensor data begins; before it stand header, metadata and tensor table.
     pub fn data_start(&self) -> usize {
         self.data_start
     }
 
-    /// The file.
-    pub fn map(&self) -> &Mapped {
-        &self.map
+    /// Which of the tensors are in it.
+    pub fn tensors(&self) -> Range<usize> {
+        self.tensors.clone()
     }
 }
 
@@ -380,6 +444,6 @@ impl Cursor<'_> {
         })?;
         let offset = usize::try_from(offset).ok().filter(|o| o.checked_add(size).is_some());
         let offset = offset.ok_or_else(|| self.error(self.pos - 8, &place, "its offset is beyond any file"))?;
-        Ok(TensorInfo { name, shape, format, range: offset..offset + size })
+        Ok(TensorInfo { name, shape, format, file: 0, range: offset..offset + size })
     }
 }

@@ -19,7 +19,7 @@ impl Imatrix {
 }
 
 fn from_gguf(gguf: &Gguf) -> Result<Imatrix> {
-    let path = gguf.map().path();
+    let path = gguf.path();
     let mut parts: BTreeMap<&str, [Option<&TensorInfo>; 2]> = BTreeMap::new();
     let mut ignored = Vec::new();
     for tensor in gguf.tensors() {
@@ -75,7 +75,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Imatrix> {
 fn floats(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>> {
     if *tensor.format != F32 {
         let what = format!("is {}, where F32 is needed", tensor.format.name);
-        return Err(Error::malformed(gguf.map().path(), format!("tensor {}", tensor.name), what));
+        return Err(Error::malformed(gguf.path(), format!("tensor {}", tensor.name), what));
     }
     Ok(gguf.bytes(tensor).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
