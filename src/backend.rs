@@ -40,7 +40,8 @@ pub struct BackendArgs {
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Computing")]
     pub kv: Option<CacheFormat>,
 
-    /// Never round activations to 8 bits for products with quantized weights; slower
+    /// Never round activations: by default to 8 bits for products with quantized weights, and to BF16 for prompts and
+    /// BF16 weights where the CPU multiplies such; slower
     #[arg(long, help_heading = "Computing")]
     pub exact: bool,
 }

@@ -98,6 +98,8 @@ pub struct CacheShape {
     pub layers: usize,
     /// Positions.
     pub positions: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
     /// Key floats per position and layer (`kv_heads * key_dim`).
     pub key_width: usize,
     /// Value floats per position and layer.

@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn cache_size_is_checked_arithmetic() {
-        let shape = CacheShape { layers: 2, positions: 10, key_width: 3, value_width: 5 };
+        let shape = CacheShape { layers: 2, positions: 10, kv_heads: 1, key_width: 3, value_width: 5 };
         assert_eq!(cache_bytes(&shape, 2), Some(2 * 10 * 8 * 2));
         let shape = CacheShape { layers: usize::MAX, ..shape };
         assert_eq!(cache_bytes(&shape, 4), None);

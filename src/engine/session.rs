@@ -93,6 +93,7 @@ impl<'b, B: Backend> Engine<'b, B> {
         let shape = CacheShape {
             layers: self.plan.layers,
             positions: options.positions,
+            kv_heads: self.plan.kv_heads,
             key_width: self.plan.kv_heads * self.plan.key_dim,
             value_width: self.plan.kv_heads * self.plan.value_dim,
         };

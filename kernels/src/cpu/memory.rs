@@ -2,8 +2,10 @@
 
 use crate::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 
 /// Alignment of every allocation: a cache line, and the widest vector register.
 const ALIGN: usize = 64;
@@ -110,6 +112,60 @@ impl<'a, T> Split<'a, T> {
         assert!(start <= self.len && len <= self.len - start, "part outside the slice");
         // SAFETY: inside the borrowed slice, as just checked; unique by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+}
+
+/// Floats that the threads of one operation share, kept for the next one.
+#[derive(Default)]
+pub(crate) struct Workspace(Mutex<Option<Aligned<f32>>>);
+
+impl Workspace {
+    /// Calls `f` with `len` floats of unknown value. One caller at a time. Errors: not enough memory.
+    pub(crate) fn with(&self, len: usize, f: impl FnOnce(&mut [f32])) -> Result<()> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|floats| floats.len() < len) {
+            *kept = None; // never both
+            *kept = Some(Aligned::zeroed(len.next_power_of_two(), "a workspace")?);
+        }
+        if let Some(floats) = &mut *kept {
+            f(&mut floats[..len]);
+        }
+        Ok(())
+    }
+}
+
+/// Floats for one item of a loop; each thread keeps its own for the next item. No closure is involved, so that the code
+/// which uses them is compiled for the instruction set of its function.
+pub(crate) struct Scratch {
+    floats: Vec<f32>,
+    len: usize,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+impl Scratch {
+    /// `len` floats of unknown value.
+    pub(crate) fn of(len: usize) -> Self {
+        let mut floats = SCRATCH.take();
+        // The first one must lie on a cache line.
+        if floats.len() < len + ALIGN / 4 {
+            floats.resize(len + ALIGN / 4, 0.0);
+        }
+        Scratch { floats, len }
+    }
+
+    /// All of them, on a cache line.
+    pub(crate) fn floats(&mut self) -> &mut [f32] {
+        let skip = self.floats.as_ptr().align_offset(ALIGN).min(ALIGN / 4);
+        &mut self.floats[skip..skip + self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.floats));
     }
 }
 

@@ -4,28 +4,34 @@
 //! and with the instruction set that it finds ([`Options::isa`]). Results do not depend on the number of threads: every
 //! output element is summed by one thread in a fixed order.
 
-mod activation;
 mod attention;
+mod cache;
 mod cores;
+mod elements;
+mod float;
 mod isa;
 mod matmul;
 mod memory;
 mod pool;
 pub mod quantize;
 mod rope;
+mod simd;
 #[cfg(test)]
 mod tests;
+mod tile;
 mod weight;
 
-pub use attention::Cache;
+pub use cache::Cache;
 pub use cores::physical_cores;
 pub use isa::{Avx2, Avx512, Avx512Bf16, Isa};
 pub use weight::Weight;
 
 use crate::{Activation, Attention, Backend, CacheShape, Error, Norm, Product, Result, Rope};
-use memory::{Aligned, Split};
+use elements::{Apply, Function, NormRow};
+use memory::{Aligned, Split, Workspace};
 use pool::Pool;
 use qconv_formats::QTensor;
+use simd::dispatch;
 use std::ops::{Deref, DerefMut};
 
 /// Elements below which a loop is not worth waking other threads for.
@@ -44,12 +50,15 @@ pub struct Options {
     pub kv: Kv,
 }
 
-/// Precision of activations in products with block-quantized weights. F32, F16 and BF16 weights always meet f32
+/// Precision of activations in products with block-quantized and with BF16 weights. F32 and F16 weights always meet f32
 /// activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// Rounded to 8 bits with one f32 scale for 32 neighbours wherever the format has an integer kernel (none has one
+    /// For block-quantized weights rounded to 8 bits with one f32 scale for 32 neighbours wherever the format has an integer kernel (none has one
     /// yet), as llama.cpp does, which takes one scale for 256 with K-quants.
+    ///
+    /// For BF16 weights rounded to BF16 (as llama.cpp does) where more than a few tokens are multiplied together and the
+    /// CPU has a BF16 dot product; otherwise f32.
     #[default]
     Int8,
     /// f32 throughout.
@@ -72,6 +81,7 @@ pub struct Cpu {
     isa: Isa,
     pool: Pool,
     angles: rope::Angles,
+    workspace: Workspace,
 }
 
 /// f32 activations.
@@ -100,7 +110,7 @@ impl Cpu {
         }
         let pool = Pool::new(threads)
             .map_err(|e| Error::Unavailable(format!("the system did not start {threads} threads: {e}")))?;
-        Ok(Cpu { options, isa, pool, angles: rope::Angles::default() })
+        Ok(Cpu { options, isa, pool, angles: rope::Angles::default(), workspace: Workspace::default() })
     }
 
     /// Threads in use, the caller's included.
@@ -142,6 +152,15 @@ impl Cpu {
         let (head, tail) = x[..len].split_at_mut(whole * PIECE);
         self.rows(head, whole, PIECE, |row, piece| f(row * PIECE, piece));
         f(whole * PIECE, tail);
+    }
+
+    /// `x = f(x, y)` over the first `len` elements; `y` is empty where `f` does not need it.
+    fn apply(&self, f: impl Function + Sync, x: &mut [f32], y: &[f32], len: usize) {
+        assert!(y.is_empty() || y.len() >= len, "the second operand is shorter");
+        self.pieces(x, len, |start, x| {
+            let y = if y.is_empty() { y } else { &y[start..start + x.len()] };
+            dispatch(self.isa, Apply { f, x, y });
+        });
     }
 }
 
@@ -204,31 +223,29 @@ impl Backend for Cpu {
         let bias = bias.map(|b| &b.vector()[..cols]);
         self.rows(out, rows, cols, |row, out| {
             let x = &x[row * cols..][..cols];
-            let mean = match norm {
-                Norm::Rms => 0.0,
-                Norm::Layer => (x.iter().map(|v| f64::from(*v)).sum::<f64>() / cols as f64) as f32,
-            };
-            let squares: f64 = x.iter().map(|v| f64::from(v - mean).powi(2)).sum();
-            let factor = (1.0 / (squares / cols as f64 + f64::from(eps)).sqrt()) as f32;
-            for i in 0..cols {
-                out[i] = (x[i] - mean) * factor * weight[i] + bias.map_or(0.0, |b| b[i]);
-            }
+            dispatch(self.isa, NormRow { norm, eps, weight, bias, x, out });
         });
         Ok(())
     }
 
     fn matmul(&self, x: &Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
-        matmul::matmul(&self.pool, x, n, outs);
+        for outs in outs.chunk_by_mut(|a, b| float::takes(a.weight) == float::takes(b.weight)) {
+            if float::takes(outs[0].weight) {
+                float::matmul(self, x, n, outs)?;
+            } else {
+                matmul::matmul(&self.pool, x, n, outs);
+            }
+        }
         Ok(())
     }
 
     fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {
-        self.angles.rotate(&self.pool, rope, x, n, heads, head_dim, start);
+        self.angles.rotate(&self.pool, self.isa, rope, x, n, heads, head_dim, start);
         Ok(())
     }
 
     fn store(&self, cache: &mut Cache, layer: usize, k: &Buffer, v: &Buffer, start: usize, n: usize) -> Result<()> {
-        cache.store(layer, k, v, start, n);
+        cache.store(&self.pool, self.isa, layer, k, v, start, n);
         Ok(())
     }
 
@@ -242,38 +259,41 @@ impl Backend for Cpu {
         n: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        attention::attention(&self.pool, shape, q, cache, layer, start, n, out);
-        Ok(())
+        attention::attention(&self.pool, self.isa, &self.workspace, shape, q, cache, layer, start, n, out)
     }
 
     fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {
-        let up = &up[..len];
-        self.pieces(gate, len, |start, gate| {
-            for (g, u) in gate.iter_mut().zip(&up[start..]) {
-                *g = activation::activate(activation, *g) * u;
-            }
-        });
+        match activation {
+            Activation::Silu => self.apply(elements::Gate(elements::Silu), gate, up, len),
+            Activation::GeluTanh => self.apply(elements::Gate(elements::GeluTanh), gate, up, len),
+            Activation::GeluErf => self.apply(elements::Gate(elements::GeluErf), gate, up, len),
+            Activation::Relu => self.apply(elements::Gate(elements::Relu), gate, up, len),
+        }
         Ok(())
     }
 
     fn activate(&self, activation: Activation, x: &mut Buffer, len: usize) -> Result<()> {
-        self.pieces(x, len, |_, x| x.iter_mut().for_each(|v| *v = activation::activate(activation, *v)));
+        match activation {
+            Activation::Silu => self.apply(elements::Silu, x, &[], len),
+            Activation::GeluTanh => self.apply(elements::GeluTanh, x, &[], len),
+            Activation::GeluErf => self.apply(elements::GeluErf, x, &[], len),
+            Activation::Relu => self.apply(elements::Relu, x, &[], len),
+        }
         Ok(())
     }
 
     fn add(&self, x: &mut Buffer, y: &Buffer, len: usize) -> Result<()> {
-        let y = &y[..len];
-        self.pieces(x, len, |start, x| x.iter_mut().zip(&y[start..]).for_each(|(x, y)| *x += y));
+        self.apply(elements::Add, x, y, len);
         Ok(())
     }
 
     fn scale(&self, x: &mut Buffer, factor: f32, len: usize) -> Result<()> {
-        self.pieces(x, len, |_, x| x.iter_mut().for_each(|v| *v *= factor));
+        self.apply(elements::Scale(factor), x, &[], len);
         Ok(())
     }
 
     fn soft_cap(&self, x: &mut Buffer, cap: f32, len: usize) -> Result<()> {
-        self.pieces(x, len, |_, x| x.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh()));
+        self.apply(elements::SoftCap(cap), x, &[], len);
         Ok(())
     }
 
