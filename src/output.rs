@@ -115,7 +115,7 @@ impl OutputFile {
             let free = system::free_space(folder_of(&self.path)).unwrap_or(0);
             return system_error(&self.path, format!("{} ({e})", no_space(self.size, free)));
         }
-        Error::Io { file: self.part.clone(), source: e }.into()
+        Error::Io { file: self.part.clone(), cause: e }.into()
     }
 }
 
@@ -273,7 +273,7 @@ fn no_space(needed: u64, free: u64) -> String {
 }
 
 fn system_error(path: &Path, sentence: String) -> anyhow::Error {
-    Error::Io { file: path.to_owned(), source: io::Error::new(io::ErrorKind::StorageFull, sentence) }.into()
+    Error::Io { file: path.to_owned(), cause: io::Error::new(io::ErrorKind::StorageFull, sentence) }.into()
 }
 
 #[cfg(test)]

@@ -31,12 +31,12 @@ pub enum Error {
         problem: String,
     },
     /// The operating system refused an operation on a file.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {cause}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
-        /// The system's own error.
-        source: std::io::Error,
+        /// The system's own error. Part of the sentence, hence not its `source()`: a chain would print it twice.
+        cause: std::io::Error,
     },
     /// The caller asked for something that cannot be done; the sentence says what to ask instead.
     #[error("{0}")]
@@ -52,7 +52,7 @@ impl Error {
     /// For `map_err` on file operations.
     pub fn io(file: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let file = file.as_ref().to_owned();
-        move |source| Error::Io { file, source }
+        move |cause| Error::Io { file, cause }
     }
 
     /// A [`Error::Caller`] in one line.
@@ -64,7 +64,7 @@ impl Error {
     pub fn fault(&self) -> Fault {
         match self {
             Error::Malformed { .. } => Fault::File,
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Fault::Caller,
+            Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => Fault::Caller,
             Error::Io { .. } => Fault::System,
             Error::Caller(_) => Fault::Caller,
         }
