@@ -4,6 +4,7 @@
 //! - [`gguf`]: reading and writing GGUF v3 files.
 //! - [`checkpoint`]: Hugging Face folders (configuration and safetensors shards).
 //! - [`imatrix`]: importance matrices, in GGUF and in their legacy form.
+//! - [`packed`]: matrices that a checkpoint keeps already quantized (GPTQ, AWQ, bitsandbytes, FP8, ...).
 //! - [`vocab`]: tokenizer files and the metadata that GGUF keeps of them.
 //!
 //! No threads, no SIMD and no model knowledge live here. Every size and offset that comes from a file goes through
@@ -16,6 +17,7 @@ pub mod gguf;
 pub mod imatrix;
 pub mod limits;
 mod map;
+pub mod packed;
 mod tensor;
 pub mod vocab;
 
