@@ -1,6 +1,8 @@
 //! Checkpoints that some library quantized already: the whole way into GGUF. Each library's layout has its own tests beside
 //! its reader.
 
+#![allow(clippy::unwrap_used)] // tests may panic
+
 mod common;
 
 use common::{TestCheckpoint, arg, fails, ok, run};

@@ -115,7 +115,7 @@ impl CompressedTensors {
     /// The group size that makes `groups` of `cols`: a configured one, else equal parts.
     fn group_of(&self, cols: usize, groups: usize) -> Option<usize> {
         let configured = self.groups.iter().filter_map(|g| g.size).find(|size| cols.div_ceil(*size) == groups);
-        configured.or_else(|| (groups > 0 && cols % groups == 0).then(|| cols / groups))
+        configured.or_else(|| (groups > 0 && cols.is_multiple_of(groups)).then(|| cols / groups))
     }
 
     fn packed(&self, parts: Parts) -> Result<Matrix> {

@@ -96,7 +96,7 @@ impl Layout for Hqq {
             1 => (8, 1),
             _ => return Err(codes.error(format!("has {bits} bits; 1, 2, 3, 4 and 8 are read"))),
         };
-        if axis > 1 || size == 0 || weights % size != 0 {
+        if axis > 1 || size == 0 || !weights.is_multiple_of(size) {
             return Err(codes.error(format!("has axis {axis} and groups of {size} for {rows} x {cols} weights")));
         }
         let groups = weights / size;

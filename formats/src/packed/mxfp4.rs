@@ -45,7 +45,7 @@ pub(super) fn matrix(codes: Field, scales: Field) -> Result<Matrix> {
     scales.of(&[Dtype::U8, Dtype::F8_E8M0])?;
     let (rows, groups) = match *codes.dims() {
         [rows, groups, 16] if rows > 0 && groups > 0 => (rows, groups),
-        [rows, bytes] if rows > 0 && bytes > 0 && bytes % 16 == 0 => (rows, bytes / 16),
+        [rows, bytes] if rows > 0 && bytes > 0 && bytes.is_multiple_of(16) => (rows, bytes / 16),
         _ => {
             return Err(
                 codes.error(format!("has the shape {:?} where rows of 16-byte blocks are expected", codes.dims()))
