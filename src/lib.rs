@@ -5,6 +5,7 @@
 
 pub mod arch;
 pub mod backend;
+pub mod calibrate;
 pub mod cli;
 pub mod command;
 pub mod compare;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
-use qconv::engine::{Engine, Session, SessionOptions, speed};
+use qconv::engine::{Engine, Inputs, Observer, Session, SessionOptions, speed};
 use qconv::model::Model;
 use qconv_kernels::cpu::{Activations, Cpu, Kv, Options};
 use std::path::{Path, PathBuf};
@@ -97,6 +97,54 @@ fn the_cache_gives_what_one_batch_gives_however_tokens_are_fed() {
             let off = difference(&got, &want[want.len() - got.len()..]);
             assert!(off < 2e-5, "{} in pieces of {step}: {off:e}", folder.display());
         }
+    }
+}
+
+/// Counts the rows that each weight sees, and remembers the first inputs of each.
+#[derive(Default)]
+struct Counter(std::collections::BTreeMap<String, (usize, usize)>);
+
+impl Observer for Counter {
+    fn wants(&self, weight: &str) -> bool {
+        weight != "blk.0.attn_output.weight"
+    }
+
+    fn inputs(&mut self, inputs: &Inputs<'_>) {
+        assert!(inputs.expert.is_none() && inputs.rows.iter().all(|x| x.is_finite()));
+        for name in inputs.weights {
+            let seen = self.0.entry((*name).to_owned()).or_insert((0, inputs.cols));
+            assert_eq!(seen.1, inputs.cols);
+            seen.0 += inputs.rows.len() / inputs.cols;
+        }
+    }
+}
+
+#[test]
+fn an_observer_sees_the_inputs_of_every_linear_once() {
+    let backend = exact(2);
+    for folder in families() {
+        let (tokens, _) = expected(&folder);
+        let model = open(&folder);
+        let engine = Engine::load(&backend, &model, &mut Vec::new()).unwrap();
+        let mut session = engine.session(SessionOptions { batch: 20, ..SessionOptions::new(64) }).unwrap();
+        let mut counter = Counter::default();
+        session.feed_observed(&tokens, &mut counter, false).unwrap();
+        let watched = session.last_logits().unwrap().to_vec();
+        let linear = |name: &str| name.starts_with("blk.") && name != "blk.0.attn_output.weight";
+        let want: Vec<(String, (usize, usize))> = model
+            .tensors()
+            .iter()
+            .filter(|t| linear(&t.name) && t.shape.dims().len() > 1)
+            .map(|t| (t.name.clone(), (tokens.len(), t.shape.cols())))
+            .collect();
+        let want: std::collections::BTreeMap<_, _> = want.into_iter().collect();
+        assert_eq!(counter.0, want, "{}", folder.display());
+        session.truncate(0);
+        session.feed(&tokens).unwrap();
+        assert_eq!(session.last_logits().unwrap(), watched, "watching changes nothing");
+        session.truncate(0);
+        session.feed_observed(&tokens[..8], &mut counter, true).unwrap();
+        assert_eq!(counter.0["output.weight"], (8, engine.plan().width));
     }
 }
 

@@ -277,3 +277,154 @@ fn experts_have_importance_of_their_own() {
         assert_eq!(tensors(&Gguf::open(&out).unwrap()), want, "{mix}");
     }
 }
+
+/// Largest relative difference of two matrices' sums; their names, counts and keys must be the same.
+#[track_caller]
+fn difference(got: &Path, want: &Path) -> f32 {
+    let (got, want) = (Imatrix::open(got).unwrap(), Imatrix::open(want).unwrap());
+    assert_eq!((&got.datasets, got.chunk_count, got.chunk_size), (&want.datasets, want.chunk_count, want.chunk_size));
+    assert_eq!(got.entries.keys().collect::<Vec<_>>(), want.entries.keys().collect::<Vec<_>>());
+    let mut worst = 0.0f32;
+    for (name, want) in &want.entries {
+        let got = &got.entries[name];
+        assert_eq!(got.counts(), want.counts(), "{name}");
+        assert_eq!(got.sums().len(), want.sums().len(), "{name}");
+        assert!(got.sums().iter().all(|x| x.is_finite()));
+        worst = got.sums().iter().zip(want.sums()).map(|(a, b)| (a - b).abs() / b).fold(worst, f32::max);
+    }
+    worst
+}
+
+/// Runs `qconv calibrate` where the text lies, so that it is called as in the fixture.
+fn calibrate(model: &Path, text: &str, out: &Path, rest: &[&str]) {
+    let args = [&["calibrate", arg(model), "--file", text, "-o", arg(out), "--json"], rest].concat();
+    let done = common::qconv(&args).current_dir(fixture("texts")).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn sums_are_those_of_llama_imatrix() {
+    let dir = tempfile::tempdir().unwrap();
+    for (model, text, ctx, chunks) in
+        [("prose-4m", "prose.txt", "128", "32"), ("stories260k", "stories.txt", "256", "16")]
+    {
+        let out = dir.path().join(format!("{model}.gguf"));
+        calibrate(&fixture("models").join(model), text, &out, &["--ctx", ctx, "--chunks", chunks]);
+        let off = difference(&out, &fixture("imatrix").join(format!("{model}.gguf")));
+        assert!(off < 1e-3, "{model}: {off:e}");
+    }
+    // A GGUF file gives what its folder gives, with any number of threads.
+    let (gguf, again) = (dir.path().join("m.gguf"), dir.path().join("again.gguf"));
+    ok(&["convert", arg(&fixture("models/stories260k")), "-o", arg(&gguf), "--type", "f32"]);
+    calibrate(&gguf, "stories.txt", &again, &["--ctx", "256", "--chunks", "16", "--threads", "1"]);
+    assert!(std::fs::read(again).unwrap() == std::fs::read(dir.path().join("stories260k.gguf")).unwrap());
+}
+
+#[test]
+fn experts_are_counted_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = experts(&dir.path().join("m"));
+    model.write();
+    let out = dir.path().join("x.gguf");
+    calibrate(&model.folder, "stories.txt", &out, &["--ctx", "64", "--chunks", "4"]);
+    let off = difference(&out, &fixture("imatrix/experts.gguf"));
+    assert!(off < 1e-3, "{off:e}");
+    let matrix = Imatrix::open(&out).unwrap();
+    let counts = matrix.entries["blk.0.ffn_up_exps.weight"].counts();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (4, 2 * 4 * 64), "two experts for every token");
+    assert_eq!(matrix.entries["blk.0.ffn_gate_inp.weight"].counts(), [4 * 64]);
+}
+
+#[test]
+fn the_output_matrix_is_processed_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut c = TestCheckpoint::llama(&dir.path().join("m"));
+    c.config["tie_word_embeddings"] = false.into();
+    c.add("lm_head.weight", &[512, 64]);
+    c.write();
+    let (plain, all) = (dir.path().join("plain.gguf"), dir.path().join("all.gguf"));
+    calibrate(&c.folder, "stories.txt", &plain, &["--ctx", "32", "--chunks", "2"]);
+    calibrate(&c.folder, "stories.txt", &all, &["--ctx", "32", "--chunks", "2", "--process-output"]);
+    let (plain, mut all) = (Imatrix::open(plain).unwrap(), Imatrix::open(all).unwrap());
+    let output = all.entries.remove("output.weight").unwrap();
+    assert_eq!(plain, all);
+    assert_eq!((output.counts(), output.sums().len()), (&[64u64][..], 64));
+    // Inputs are normalized rows times the norm's weights, which are noise of at most 0.1: their mean square is below 0.01.
+    let mean = output.means().iter().sum::<f32>() / 64.0;
+    assert!((1e-4..0.01).contains(&mean), "{mean}");
+
+    let tied = fixture("models/stories260k");
+    let text = fixture("texts/stories.txt");
+    let out = dir.path().join("tied.gguf");
+    let args = ["calibrate", arg(&tied), "--file", arg(&text), "--chunks", "1", "--process-output", "-o", arg(&out)];
+    fails(&[&args[..], &["--strict"]].concat(), 1, &["--process-output has no effect"]);
+}
+
+#[test]
+fn calibration_without_a_result_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (fixture("models/stories260k"), dir.path().join("x.gguf"));
+    let (model, out) = (arg(&model), arg(&out));
+    let short = dir.path().join("short.txt");
+    std::fs::write(&short, "Once upon a time").unwrap();
+    let short = arg(&short);
+    fails(&["calibrate", model, "--file", short, "-o", out], 2, &["too few", "512", "--ctx"]);
+    fails(&["calibrate", model, "--file", "no/such.txt", "-o", out], 2, &["no/such.txt"]);
+    fails(&["calibrate", model, "--file", short, "--ctx", "0", "-o", out], 2, &["--ctx"]);
+    fails(&["calibrate", model, "--file", short, "--ctx", "4", "-o", short, "--force"], 2, &["short.txt"]);
+    assert_eq!(std::fs::read_to_string(short).unwrap(), "Once upon a time");
+    let mut c = TestCheckpoint::llama(&dir.path().join("m"));
+    c.tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap().1[7] = f32::NAN;
+    c.write();
+    fails(
+        &["calibrate", arg(&c.folder), "--file", short, "--ctx", "4", "-o", out],
+        1,
+        &["blk.0.ffn_down.weight", "NaN"],
+    );
+    assert_eq!(common::listing(dir.path()), ["m", "short.txt"]);
+}
+
+#[test]
+fn sums_of_several_files_are_those_of_llama_imatrix() {
+    // `llama-imatrix --in-file A,B -c 128 -o OUT`, the beginning of the output's SHA-256.
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["prose-4m.gguf", "prose-4m.gguf"], "x.gguf", "06c2e51a21623d16"),
+        (&["prose-4m.gguf", "prose-4m.dat"], "x.gguf", "06c2e51a21623d16"),
+        (&["prose-4m.dat"], "x.gguf", "b125a6ddc33cf830"),
+        (&["prose-4m.gguf", "prose-4m.gguf"], "x.dat", "eaafe466dfa6c1a6"),
+    ];
+    for (files, name, want) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join(name);
+        let args = [&["imatrix"], *files, &["-o", arg(&out), "--chunk-size", "128", "-q"]].concat();
+        let done = common::qconv(&args).current_dir(fixture("imatrix")).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let hash: String =
+            Sha256::digest(std::fs::read(&out).unwrap()).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hash, *want, "{files:?}");
+    }
+}
+
+#[test]
+fn statistics_are_shown_for_either_form() {
+    let (gguf, legacy) = (fixture("imatrix/prose-4m.gguf"), fixture("imatrix/prose-4m.dat"));
+    let json = |path: &Path| serde_json::from_str::<Json>(&ok(&["imatrix", arg(path), "--json", "--strict"])).unwrap();
+    let (a, b) = (json(&gguf), json(&legacy));
+    assert_eq!((&a["chunk_count"], &a["chunk_size"], &b["chunk_size"]), (&32.into(), &128.into(), &Json::Null));
+    let number = |v: &Json, key: &str| v[key].as_f64().unwrap();
+    for (x, y) in a["tensors"].as_array().unwrap().iter().zip(b["tensors"].as_array().unwrap()) {
+        assert_eq!(x["tensor"], y["tensor"]);
+        for key in ["sum", "min", "max", "mean", "std", "active", "entropy", "entropy_share", "zd"] {
+            assert!((number(x, key) - number(y, key)).abs() <= 1e-5 * number(x, key), "{key}");
+        }
+    }
+    let table = ok(&["imatrix", arg(&gguf)]);
+    assert!(table.contains("blk.3.ffn_down.weight") && table.contains("texts: prose.txt"), "{table}");
+    // Matrices of different models.
+    let other = fixture("imatrix/stories260k.gguf");
+    fails(&["imatrix", arg(&gguf), arg(&other)], 2, &["stories260k.gguf", "different models"]);
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("x.gguf");
+    fails(&["imatrix", arg(&legacy), "-o", arg(&out), "--strict"], 1, &["512 are assumed"]);
+    assert!(!out.exists());
+}

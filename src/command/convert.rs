@@ -26,7 +26,7 @@ Examples:
   qconv convert model-f16.gguf -t q5_k_m --dry-run --tensors
   qconv convert model -t q4_k_m --tensor-type 'ffn_down=q6_k' --output-tensor-type q8_0
   qconv convert model -t q8_0 --prune-layers 20-27 --override-kv llama.context_length=int:4096
-  qconv convert model -t iq2_xs --imatrix model.imatrix.gguf
+  qconv convert model -t iq2_xs --imatrix imatrix.gguf
 
 The conversion is one pass: no 16-bit file in between, and memory does not grow with the model.
 Types and what llama.cpp calls them: see `qconv types`.")]

@@ -34,6 +34,10 @@ macro_rules! commands {
 commands! {
     /// Convert a Hugging Face folder (or a GGUF file) to a quantized GGUF file
     convert::Convert,
+    /// Collect an importance matrix: run a text through a model and sum up what each weight sees
+    calibrate::Calibrate,
+    /// Show the statistics of importance matrices, add them up, change their form
+    imatrix::Imatrix,
     /// Split a GGUF file into several
     split::Split,
     /// Put the parts of a split GGUF file together again

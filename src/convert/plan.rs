@@ -70,7 +70,7 @@ impl<'a> Plan<'a> {
                 check(model, tensor, format, allow_requantize)?;
                 if choice.requires_importance && !options.has_imatrix {
                     return Err(caller(format!(
-                        "tensor {}: {} is garbage without an importance matrix; make one with llama-imatrix and give it by --imatrix, or choose another --type",
+                        "tensor {}: {} is garbage without an importance matrix; make one with `qconv calibrate` and give it by --imatrix, or choose another --type",
                         tensor.name, format.name
                     )));
                 }

@@ -1,9 +1,10 @@
 //! The feed-forward part: one network, or a router and its experts.
 
 use super::forward::Scratch;
+use super::observe::{Watch, products};
 use super::weights::{Linear, Mlp};
 use crate::arch::{Experts, Plan};
-use qconv_kernels::{Backend, Product, Result};
+use qconv_kernels::{Backend, Result};
 
 /// `out = down(act(gate(x)) * up(x))`, or `down(act(up(x)))`. `x`, `out`: `(n, width)`; `gate`, `up`: `(n, hidden)`.
 #[allow(clippy::too_many_arguments)] // the buffers of one step
@@ -16,22 +17,21 @@ pub(super) fn dense<B: Backend>(
     up: &mut B::Buffer,
     out: &mut B::Buffer,
     n: usize,
+    watch: &mut Watch<'_>,
 ) -> Result<()> {
-    let up_product = Product { weight: &mlp.up.weight, bias: mlp.up.bias.as_ref(), out: &mut *up };
     let hidden = match &mlp.gate {
         Some(weights) => {
-            let gate_product = Product { weight: &weights.weight, bias: weights.bias.as_ref(), out: &mut *gate };
-            b.matmul(x, n, &mut [gate_product, up_product])?;
+            products(b, watch, x, n, [(weights, &mut *gate), (&mlp.up, &mut *up)])?;
             b.gate(plan.feed.activation, gate, up, n * mlp.hidden)?;
             gate
         }
         None => {
-            b.matmul(x, n, &mut [up_product])?;
+            products(b, watch, x, n, [(&mlp.up, &mut *up)])?;
             b.activate(plan.feed.activation, up, n * mlp.hidden)?;
             up
         }
     };
-    b.matmul(hidden, n, &mut [Product { weight: &mlp.down.weight, bias: mlp.down.bias.as_ref(), out }])
+    products(b, watch, hidden, n, [(&mlp.down, out)])
 }
 
 /// Which rows go to which expert, with what weight. Filled per batch, allocated once.
@@ -90,10 +90,10 @@ pub(super) fn experts<B: Backend>(
     experts: &[Mlp<B>],
     s: &mut Scratch<B>,
     n: usize,
+    watch: &mut Watch<'_>,
 ) -> Result<()> {
     let Some(config) = plan.feed.experts else { unreachable!("experts were loaded because the plan has them") };
-    let product = Product { weight: &router.weight, bias: router.bias.as_ref(), out: &mut s.router };
-    b.matmul(&s.h, n, &mut [product])?;
+    products(b, watch, &s.h, n, [(router, &mut s.router)])?;
     b.read(&s.router, &mut s.routes.scores[..n * config.count])?;
     s.routes.choose(config, n);
     // Zeroes: scaling by 0 would keep the infinities of a broken batch.
@@ -105,7 +105,7 @@ pub(super) fn experts<B: Backend>(
             continue;
         }
         b.gather(&s.h, rows, plan.width, &mut s.normed)?;
-        dense(b, plan, expert, &s.normed, &mut s.gate, &mut s.up, &mut s.expert, rows.len())?;
+        dense(b, plan, expert, &s.normed, &mut s.gate, &mut s.up, &mut s.expert, rows.len(), watch)?;
         b.scatter_add(&s.expert, rows, factors, plan.width, &mut s.branch)?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The forward pass: what follows from the plan and from which tensors are there, in the order it is computed.
 
 use super::feed;
+use super::observe::{Watch, products};
 use super::rope::Ropes;
 use super::weights::{Block, Engine, FeedWeights, HeadNorm, NormWeights};
 use crate::arch::Plan;
@@ -102,6 +103,7 @@ pub(super) fn batch<B: Backend>(
     ropes: Option<&Ropes>,
     tokens: &[u32],
     start: usize,
+    watch: &mut Watch<'_>,
 ) -> Result<()> {
     let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
     b.embed(&engine.embedding, tokens, &mut s.x)?;
@@ -117,12 +119,14 @@ pub(super) fn batch<B: Backend>(
     for (layer, block) in engine.blocks.iter().enumerate() {
         let rope = ropes.map(|r| r.of(plan, layer));
         norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
-        attention(b, plan, block, rope, layer, cache, s, start, n)?;
+        attention(b, plan, block, rope, layer, cache, s, start, n, watch)?;
         add_branch(b, plan, block.post_attention_norm.as_ref(), s, n)?;
         norm(b, plan, &block.ffn_norm, &s.x, &mut s.h, n)?;
         match &block.feed {
-            FeedWeights::Dense(mlp) => feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n)?,
-            FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n)?,
+            FeedWeights::Dense(mlp) => {
+                feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n, watch)?;
+            }
+            FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch)?,
         }
         add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)?;
     }
@@ -147,6 +151,18 @@ pub(super) fn logits<B: Backend>(
         b.soft_cap(&mut s.logits, cap, n * engine.vocabulary)?;
     }
     b.read(&s.logits, out)
+}
+
+/// Shows what the output matrix would be multiplied with: all `n` rows of the latest batch, normalized.
+pub(super) fn show_output<B: Backend>(
+    engine: &Engine<'_, B>,
+    s: &mut Scratch<B>,
+    n: usize,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let (b, plan) = (engine.backend, &engine.plan);
+    norm(b, plan, &engine.output_norm, &s.x, &mut s.h, n)?;
+    watch.show(b, &s.h, n, plan.width, None, ["output.weight"])
 }
 
 /// `out = norm(x)` over rows of the model's width.
@@ -204,14 +220,10 @@ fn attention<B: Backend>(
     s: &mut Scratch<B>,
     start: usize,
     n: usize,
+    watch: &mut Watch<'_>,
 ) -> Result<()> {
     let Scratch { h, q, k, v, normed, context, branch, .. } = s;
-    let mut products = [
-        Product { weight: &block.q.weight, bias: block.q.bias.as_ref(), out: &mut *q },
-        Product { weight: &block.k.weight, bias: block.k.bias.as_ref(), out: &mut *k },
-        Product { weight: &block.v.weight, bias: block.v.bias.as_ref(), out: &mut *v },
-    ];
-    b.matmul(h, n, &mut products)?;
+    products(b, watch, h, n, [(&block.q, &mut *q), (&block.k, &mut *k), (&block.v, &mut *v)])?;
     let (q, k) = match &block.qk_norm {
         None => (q, k),
         Some((q_norm, k_norm)) => {
@@ -236,6 +248,5 @@ fn attention<B: Backend>(
         soft_cap: plan.attention_soft_cap,
     };
     b.attention(&shape, q, cache, layer, start, n, context)?;
-    let output = &block.attn_output;
-    b.matmul(context, n, &mut [Product { weight: &output.weight, bias: output.bias.as_ref(), out: branch }])
+    products(b, watch, context, n, [(&block.attn_output, branch)])
 }

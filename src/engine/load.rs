@@ -184,9 +184,13 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
 
     /// `NAME.weight` and, where it exists, `NAME.bias`.
     fn linear(&mut self, name: &str, rows: usize, cols: usize) -> anyhow::Result<Linear<B>> {
+        let weight_name = format!("{name}.weight");
         Ok(Linear {
-            weight: self.matrix(&format!("{name}.weight"), rows, cols)?,
+            weight: self.matrix(&weight_name, rows, cols)?,
             bias: self.maybe_vector(&format!("{name}.bias"), rows)?,
+            name: weight_name.into(),
+            expert: None,
+            cols,
         })
     }
 
@@ -280,7 +284,8 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
                 Some(b) => Some(self.hand_over(&bias_name, self.elements(&bias_name, b, part.clone())?)?),
                 None => None,
             };
-            out.push(Linear { weight: self.hand_over(&weight_name, weight.rows(part))?, bias });
+            let part = self.hand_over(&weight_name, weight.rows(part))?;
+            out.push(Linear { weight: part, bias, name: weight_name.as_str().into(), expert: None, cols });
         }
         Ok(out.try_into().unwrap_or_else(|_| unreachable!("one linear per part")))
     }
@@ -348,7 +353,7 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
             let all = self.packed(t)?;
             let one = |e: usize| {
                 let weight = self.hand_over(&t.name, all.rows(e * rows..(e + 1) * rows))?;
-                Ok(Linear { weight, bias: None })
+                Ok(Linear { weight, bias: None, name: t.name.as_str().into(), expert: Some(e), cols })
             };
             (0..experts.count).map(one).collect()
         };

@@ -9,6 +9,7 @@ mod feed;
 mod forward;
 mod load;
 pub mod memory;
+mod observe;
 mod rng;
 mod rope;
 mod sample;
@@ -17,6 +18,7 @@ mod speed;
 mod weights;
 
 pub use memory::MemoryPlan;
+pub use observe::{Inputs, Observer};
 pub use rng::Rng;
 pub use sample::{Sampler, Sampling};
 pub use session::{Session, SessionOptions};

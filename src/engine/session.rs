@@ -2,6 +2,7 @@
 
 use super::forward::{self, Scratch};
 use super::memory::{MemoryPlan, cache_bytes};
+use super::observe::{Observer, Watch};
 use super::rope::Ropes;
 use super::weights::Engine;
 use crate::error::caller;
@@ -115,11 +116,28 @@ impl<B: Backend> Session<'_, B> {
     /// Errors: an id outside the vocabulary, no room left; both before anything is computed.
     pub fn feed(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
         self.check(tokens)?;
+        tokens.chunks(self.batch).try_for_each(|batch| self.run(batch, &mut Watch::nobody()))
+    }
+
+    /// As [`Session::feed`], and shows the inputs of all linears to `observer`: layer after layer, batch after batch.
+    /// With `output` also those of the output matrix, of every token.
+    pub fn feed_observed(&mut self, tokens: &[u32], observer: &mut dyn Observer, output: bool) -> anyhow::Result<()> {
+        self.check(tokens)?;
+        let mut watch = Watch::by(observer);
         for batch in tokens.chunks(self.batch) {
-            forward::batch(self.engine, &mut self.scratch, &mut self.cache, self.ropes.as_ref(), batch, self.length)?;
-            self.length += batch.len();
-            self.rows = batch.len();
+            self.run(batch, &mut watch)?;
+            if output {
+                forward::show_output(self.engine, &mut self.scratch, batch.len(), &mut watch)?;
+            }
         }
+        Ok(())
+    }
+
+    fn run(&mut self, batch: &[u32], watch: &mut Watch<'_>) -> anyhow::Result<()> {
+        let Session { engine, scratch, cache, ropes, length, .. } = self;
+        forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch)?;
+        self.length += batch.len();
+        self.rows = batch.len();
         Ok(())
     }
 

@@ -33,6 +33,9 @@ pub(super) struct RopeFactors {
 pub(super) struct Linear<B: Backend> {
     pub weight: B::Weight,       // (rows, cols)
     pub bias: Option<B::Weight>, // rows
+    pub name: Box<str>,          // in GGUF; parts of a fused matrix and the experts of a stack share theirs
+    pub expert: Option<usize>,
+    pub cols: usize,
 }
 
 /// The weights of a norm.

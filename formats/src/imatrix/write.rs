@@ -81,7 +81,7 @@ impl Imatrix {
         if let [others @ .., _] = self.datasets.as_slice()
             && !others.is_empty()
         {
-            lost.push(format!("the names of {} text files; one fits", others.len()));
+            lost.push(format!("the names of all text files but the last ({} more)", others.len()));
         }
         body.extend(integer("matrix", "letters in a file's name", text.len() as u64)?.to_le_bytes());
         body.extend(text.as_bytes());

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Arguments around `--imatrix`.
 #[derive(Debug, Default, Clone, clap::Args)]
 pub struct ImportanceArgs {
-    /// Importance matrix of llama-imatrix (.gguf or .dat): errors weigh more in columns that see large activations
+    /// Importance matrix of `qconv calibrate` or llama-imatrix: errors weigh more in columns that see large activations
     #[arg(long, value_name = "FILE", help_heading = "Importance")]
     imatrix: Option<PathBuf>,
 

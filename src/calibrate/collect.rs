@@ -1,0 +1,77 @@
+//! The sums of squares that make an importance matrix.
+
+use crate::arch::Plan;
+use crate::engine::{Inputs, Observer};
+use crate::error::malformed;
+use qconv_formats::imatrix::{Entry, Imatrix};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Sums up the squares of the inputs of every linear in the blocks, expert by expert, and on demand of the output matrix:
+/// llama-imatrix's definition, summed in f64.
+#[derive(Debug)]
+pub struct Collector {
+    entries: BTreeMap<String, Sums>,
+    experts: usize,
+    output: bool,
+    column: Vec<f64>, // of the inputs at hand
+}
+
+#[derive(Debug)]
+struct Sums {
+    sums: Vec<f64>,   // (counts.len(), cols)
+    counts: Vec<u64>, // rows seen, per matrix of a stack
+}
+
+impl Collector {
+    /// For a model; `output`: of the output matrix too.
+    pub fn new(plan: &Plan, output: bool) -> Self {
+        let experts = plan.feed.experts.map_or(1, |e| e.count);
+        Collector { entries: BTreeMap::new(), experts, output, column: Vec::new() }
+    }
+
+    /// The matrix. `dataset` is what the text is called, `ctx` the tokens of a chunk. Errors: a sum that is no number, for
+    /// which the model is to blame; `file` is what to name.
+    pub fn finish(self, dataset: &str, ctx: usize, file: &Path) -> anyhow::Result<Imatrix> {
+        let chunk_size = u32::try_from(ctx).unwrap_or(u32::MAX);
+        let mut matrix = Imatrix { datasets: vec![dataset.to_owned()], chunk_size, ..Imatrix::default() };
+        for (name, s) in self.entries {
+            let sums = s.sums.iter().map(|x| *x as f32).collect();
+            let entry = Entry::new(sums, s.counts).map_err(|what| {
+                let hint = "the model's activations are not finite; `qconv verify` may tell why";
+                malformed(file, format!("inputs of {name}"), format!("{what}: {hint}"))
+            })?;
+            matrix.entries.insert(name, entry);
+        }
+        matrix.chunk_count = matrix.chunks_seen();
+        Ok(matrix)
+    }
+}
+
+impl Observer for Collector {
+    fn wants(&self, weight: &str) -> bool {
+        weight.starts_with("blk.") || (self.output && weight == "output.weight")
+    }
+
+    fn inputs(&mut self, inputs: &Inputs<'_>) {
+        let cols = inputs.cols;
+        self.column.clear();
+        self.column.resize(cols, 0.0);
+        for row in inputs.rows.chunks_exact(cols) {
+            self.column.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+        }
+        let rows = (inputs.rows.len() / cols) as u64;
+        let matrices = if inputs.expert.is_some() { self.experts } else { 1 };
+        let at = inputs.expert.unwrap_or(0);
+        for name in inputs.weights {
+            if !self.entries.contains_key(*name) {
+                let empty = Sums { sums: vec![0.0; matrices * cols], counts: vec![0; matrices] };
+                self.entries.insert((*name).to_owned(), empty);
+            }
+            let Some(entry) = self.entries.get_mut(*name) else { continue };
+            entry.counts[at] += rows;
+            let sums = &mut entry.sums[at * cols..(at + 1) * cols];
+            sums.iter_mut().zip(&self.column).for_each(|(sum, x)| *sum += x);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Calibration: a text runs through the model, and an observer sees what goes into every linear.
+//!
+//! Windows are llama-imatrix's: the text is tokenized once, cut into chunks of `ctx` tokens, what is left over at the end is
+//! not used, and the first token of each chunk is replaced by BOS where the model's texts begin with one.
+
+mod collect;
+mod statistics;
+
+pub use collect::Collector;
+pub use statistics::{TensorStatistics, statistics};
+
+use crate::engine::{Engine, Observer, SessionOptions};
+use crate::error::caller;
+use qconv_kernels::Backend;
+use std::ops::Range;
+
+/// Which part of a text is used, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Tokens of a chunk.
+    pub ctx: usize,
+    /// Chunks at the beginning that are passed over.
+    pub skip: usize,
+    /// At most so many chunks.
+    pub chunks: Option<usize>,
+    /// Put in place of each chunk's first token.
+    pub bos: Option<u32>,
+    /// Show the inputs of the output matrix too.
+    pub output: bool,
+}
+
+impl Options {
+    /// The chunks of a text of `count` tokens. Errors, the caller's: a text too short, nothing to do.
+    pub fn chunks(&self, count: usize) -> anyhow::Result<Vec<Range<usize>>> {
+        let Options { ctx, skip, chunks, .. } = *self;
+        if ctx == 0 || chunks == Some(0) {
+            return Err(caller("--ctx and --chunks must be 1 or more: nothing would be seen"));
+        }
+        let there = count / ctx;
+        if there <= skip {
+            let need = if skip > 0 { format!(" behind the first {skip}") } else { String::new() };
+            return Err(caller(format!(
+                "the text has {count} tokens, too few for a chunk of {ctx}{need}; use a longer text or a smaller --ctx"
+            )));
+        }
+        let end = chunks.map_or(there, |n| there.min(skip.saturating_add(n)));
+        Ok((skip..end).map(|i| i * ctx..(i + 1) * ctx).collect())
+    }
+}
+
+/// Runs the chunks of a text. `progress` is told the chunks done and all of them. Returns their number.
+pub fn run<B: Backend>(
+    engine: &Engine<'_, B>,
+    tokens: &[u32],
+    options: &Options,
+    observer: &mut dyn Observer,
+    mut progress: impl FnMut(usize, usize),
+) -> anyhow::Result<usize> {
+    let chunks = options.chunks(tokens.len())?;
+    let mut session = engine.session(SessionOptions::new(options.ctx))?;
+    let mut chunk_tokens = Vec::with_capacity(options.ctx);
+    for (i, chunk) in chunks.iter().enumerate() {
+        chunk_tokens.clear();
+        chunk_tokens.extend_from_slice(&tokens[chunk.clone()]);
+        if let Some(bos) = options.bos {
+            chunk_tokens[0] = bos;
+        }
+        session.truncate(0);
+        session.feed_observed(&chunk_tokens, observer, options.output)?;
+        progress(i + 1, chunks.len());
+    }
+    Ok(chunks.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_whole() {
+        let plain = Options { ctx: 8, skip: 0, chunks: None, bos: None, output: false };
+        assert_eq!(plain.chunks(23).unwrap(), [0..8, 8..16]);
+        assert_eq!(Options { skip: 1, ..plain }.chunks(23).unwrap(), std::slice::from_ref(&(8..16)));
+        assert_eq!(Options { chunks: Some(1), ..plain }.chunks(24).unwrap(), std::slice::from_ref(&(0..8)));
+        assert_eq!(Options { skip: 1, chunks: Some(usize::MAX), ..plain }.chunks(24).unwrap().len(), 2);
+        for (options, count, word) in [
+            (plain, 7, "7 tokens"),
+            (Options { skip: 2, ..plain }, 23, "behind the first 2"),
+            (Options { ctx: 0, ..plain }, 23, "--ctx"),
+            (Options { chunks: Some(0), ..plain }, 23, "--chunks"),
+        ] {
+            let e = options.chunks(count).unwrap_err();
+            assert!(e.to_string().contains(word), "{e}");
+            assert_eq!(crate::error::exit_code(&e), 2);
+        }
+    }
+}
