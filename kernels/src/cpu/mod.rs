@@ -13,6 +13,7 @@ mod isa;
 mod matmul;
 mod memory;
 mod pool;
+mod products;
 pub mod quantize;
 mod rope;
 mod simd;
@@ -33,6 +34,7 @@ use pool::Pool;
 use qconv_formats::QTensor;
 use simd::dispatch;
 use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
 
 /// Elements below which a loop is not worth waking other threads for.
 const SMALL: usize = 16 * 1024;
@@ -54,8 +56,8 @@ pub struct Options {
 /// activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// For block-quantized weights rounded to 8 bits with one f32 scale for 32 neighbours wherever the format has an integer kernel (none has one
-    /// yet), as llama.cpp does, which takes one scale for 256 with K-quants.
+    /// For block-quantized weights rounded to 8 bits with one f32 scale for 32 neighbours wherever the format has an
+    /// integer product (others meet f32). llama.cpp does the same, with one scale for 256 in K-quants.
     ///
     /// For BF16 weights rounded to BF16 (as llama.cpp does) where more than a few tokens are multiplied together and the
     /// CPU has a BF16 dot product; otherwise f32.
@@ -82,6 +84,8 @@ pub struct Cpu {
     pool: Pool,
     angles: rope::Angles,
     workspace: Workspace,
+    /// Activations of the product being computed, rounded; kept so that memory is asked for once.
+    panel: Mutex<products::Panel>,
 }
 
 /// f32 activations.
@@ -110,7 +114,8 @@ impl Cpu {
         }
         let pool = Pool::new(threads)
             .map_err(|e| Error::Unavailable(format!("the system did not start {threads} threads: {e}")))?;
-        Ok(Cpu { options, isa, pool, angles: rope::Angles::default(), workspace: Workspace::default() })
+        let panel = Mutex::new(products::Panel::new()?);
+        Ok(Cpu { options, isa, pool, angles: rope::Angles::default(), workspace: Workspace::default(), panel })
     }
 
     /// Threads in use, the caller's included.
@@ -233,7 +238,7 @@ impl Backend for Cpu {
             if float::takes(outs[0].weight) {
                 float::matmul(self, x, n, outs)?;
             } else {
-                matmul::matmul(&self.pool, x, n, outs);
+                matmul::matmul(self, x, n, outs)?;
             }
         }
         Ok(())

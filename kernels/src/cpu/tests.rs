@@ -48,7 +48,7 @@ fn formats() -> impl Iterator<Item = &'static BlockFormat> {
 }
 
 /// A random weight of a format and what it dequantizes to.
-fn random_weight(random: &mut Random, format: &'static BlockFormat, dims: &[usize]) -> (QTensor, Vec<f32>) {
+pub(super) fn random_weight(random: &mut Random, format: &'static BlockFormat, dims: &[usize]) -> (QTensor, Vec<f32>) {
     let shape = Shape::new(dims).unwrap();
     let floats = random.floats(shape.len());
     let importance = vec![1.0; shape.cols()];
@@ -64,7 +64,7 @@ fn random_weight(random: &mut Random, format: &'static BlockFormat, dims: &[usiz
     (QTensor::new(format, shape, bytes).unwrap(), back)
 }
 
-fn filled(cpu: &Cpu, from: &[f32], spare: usize) -> Buffer {
+pub(super) fn filled(cpu: &Cpu, from: &[f32], spare: usize) -> Buffer {
     let mut buffer = cpu.buffer(from.len() + spare).unwrap();
     cpu.write(from, &mut buffer).unwrap();
     buffer

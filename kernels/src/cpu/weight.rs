@@ -1,6 +1,7 @@
 //! Weights as the CPU backend holds them: by reference into the mapped file.
 
 use super::memory::Aligned;
+use super::products::Fast;
 use crate::{Error, Result};
 use qconv_formats::QTensor;
 
@@ -8,6 +9,7 @@ use qconv_formats::QTensor;
 pub struct Weight {
     tensor: QTensor,
     vector: Option<Aligned<f32>>,
+    fast: Option<&'static Fast>,
 }
 
 impl Weight {
@@ -23,7 +25,7 @@ impl Weight {
             dequantize(tensor.bytes(), &mut floats);
             vector = Some(floats);
         }
-        Ok(Weight { tensor, vector })
+        Ok(Weight { fast: Fast::find(format.name), tensor, vector })
     }
 
     /// The packed tensor.
@@ -45,6 +47,17 @@ impl Weight {
     pub(super) fn row(&self, row: usize) -> &[u8] {
         let bytes = self.tensor.row_bytes();
         &self.tensor.bytes()[row * bytes..][..bytes]
+    }
+
+    /// The packed bytes of some rows.
+    pub(super) fn bytes_of(&self, rows: std::ops::Range<usize>) -> &[u8] {
+        let bytes = self.tensor.row_bytes();
+        &self.tensor.bytes()[rows.start * bytes..rows.end * bytes]
+    }
+
+    /// The integer product of its format, if there is one.
+    pub(super) fn fast(&self) -> Option<&'static Fast> {
+        self.fast
     }
 
     /// A vector's floats. Panics for a matrix: norms and biases have one dimension.

@@ -1,0 +1,154 @@
+//! How fast activations meet quantized weights, by format and instruction set, on one thread:
+//! - one token: GB/s of weights read, beside what reading alone reaches;
+//! - 512 tokens: multiply-adds per cycle. AVX-512 VNNI does 64 an instruction, 128 a cycle where there are two ports.
+//!
+//! `cargo bench -p qconv-kernels --bench products [-- FORMAT]`. Some elements of each result are checked first.
+
+use criterion::{Criterion, Throughput};
+use qconv_formats::block::{self, BlockFormat};
+use qconv_formats::{QTensor, Shape};
+use qconv_kernels::cpu::{Cpu, Isa, Options, Weight};
+use qconv_kernels::{Backend, Product};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const COLS: usize = 2048;
+/// Enough weights for no cache.
+const BYTES: usize = 96 << 20;
+const TOKENS: usize = 512;
+const TOKENS_ROWS: usize = 512;
+
+/// About normal numbers, always the same.
+fn floats(n: usize, mut state: u64) -> Vec<f32> {
+    let mut uniform = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..n).map(|_| (0..8).map(|_| uniform()).sum()).collect()
+}
+
+/// Sixteen rows, again and again.
+fn weight(format: &'static BlockFormat, rows: usize) -> (QTensor, Vec<f32>) {
+    let importance = vec![1.0; COLS];
+    let row_bytes = format.row_bytes(COLS).expect("2048 is a whole number of blocks");
+    let mut bytes = vec![0; 16 * row_bytes];
+    for (row, out) in floats(16 * COLS, 1).chunks_exact(COLS).zip(bytes.chunks_exact_mut(row_bytes)) {
+        (format.quantize.expect("a format that can be quantized to"))(row, Some(&importance), out);
+    }
+    let mut weights = vec![0.0; 16 * COLS];
+    (format.dequantize.expect("a format that can be computed with"))(&bytes, &mut weights);
+    let shape = Shape::new(&[rows, COLS]).expect("a small shape");
+    (QTensor::new(format, shape, bytes.repeat(rows / 16)).expect("as many bytes as the shape says"), weights)
+}
+
+/// The best of some runs, in seconds.
+fn seconds(mut f: impl FnMut()) -> f64 {
+    let once = |f: &mut dyn FnMut()| {
+        let start = Instant::now();
+        f();
+        start.elapsed().as_secs_f64()
+    };
+    (0..7).map(|_| once(&mut f)).fold(f64::INFINITY, f64::min)
+}
+
+/// Cycles per second, from steps that wait for each other: a shift, an exclusive or, a multiplication of three cycles.
+fn clock() -> f64 {
+    const N: u64 = 3_000_000;
+    let time = seconds(|| {
+        let mut x = black_box(3u64);
+        for _ in 0..N {
+            x = (x ^ x >> 31).wrapping_mul(0x5851_f42d_4c95_7f2d);
+        }
+        black_box(x);
+    });
+    5.0 * N as f64 / time
+}
+
+/// GB/s of adding up memory.
+fn reading(bytes: &[u8]) -> f64 {
+    let time = seconds(|| {
+        let mut sums = [0u64; 16];
+        for chunk in bytes.as_chunks::<128>().0 {
+            for (sum, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
+                *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+            }
+        }
+        black_box(sums);
+    });
+    bytes.len() as f64 / time / 1e9
+}
+
+fn multiply(cpu: &Cpu, weight: &Weight, x: &<Cpu as Backend>::Buffer, n: usize, out: &mut <Cpu as Backend>::Buffer) {
+    let mut products = [Product { weight, bias: None, out }];
+    cpu.matmul(x, n, &mut products).expect("products on the CPU cannot fail");
+}
+
+/// Panics unless elements spread over the result agree with sums in f64 (activations are rounded to 8 bits).
+fn check(what: &str, out: &[f32], rows: usize, x: &[f32], weights: &[f32]) {
+    let size = (weights.iter().map(|w| f64::from(w * w)).sum::<f64>() / 16.0).sqrt();
+    for i in (0..out.len()).step_by(out.len() / 97) {
+        let (x, w) = (&x[i / rows * COLS..][..COLS], &weights[i % rows % 16 * COLS..][..COLS]);
+        let want: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+        let off = (f64::from(out[i]) - want).abs();
+        assert!(off < 0.03 * size, "{what}: element {i} is {} instead of {want}", out[i]);
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(300))
+        .configure_from_args();
+    let asked = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+    let x = floats(TOKENS * COLS, 2);
+    println!("{:<8} {:>7} {:>8} {:>10} {:>12} {:>10}", "format", "isa", "GB/s", "of reading", "MACs/cycle", "4 tokens");
+    for format in block::ALL.iter().filter(|f| f.is_quantized()) {
+        if asked.as_ref().is_some_and(|a| !format.name.eq_ignore_ascii_case(a)) {
+            continue;
+        }
+        let row_bytes = format.row_bytes(COLS).expect("2048 is a whole number of blocks");
+        let rows = (BYTES / row_bytes).next_multiple_of(16);
+        let (large, weights) = weight(format, rows);
+        let (small, _) = weight(format, TOKENS_ROWS);
+        for name in Cpu::isa_names() {
+            let isa = Isa::by_name(name);
+            if isa == Some(Isa::Scalar) {
+                continue; // an oracle, not meant to be fast
+            }
+            let cpu = Cpu::new(Options { threads: Some(1), isa, ..Options::default() }).expect("one thread");
+            let what = format!("{} {name}", format.name);
+            let mut input = cpu.buffer(x.len()).expect("a few MB");
+            cpu.write(&x, &mut input).expect("host memory");
+            let mut out = cpu.buffer(rows * 4).expect("a few MB");
+            let one = cpu.weight(large.clone()).expect("a format that can be computed with");
+            multiply(&cpu, &one, &input, 1, &mut out);
+            check(&what, &out[..rows], rows, &x, &weights);
+            let time = seconds(|| multiply(&cpu, &one, &input, 1, &mut out));
+            let rate = large.bytes().len() as f64 / time / 1e9;
+            let read = reading(large.bytes());
+            let time4 = seconds(|| multiply(&cpu, &one, &input, 4, &mut out));
+
+            let many = cpu.weight(small.clone()).expect("a format that can be computed with");
+            let mut out = cpu.buffer(TOKENS * TOKENS_ROWS).expect("a few MB");
+            multiply(&cpu, &many, &input, TOKENS, &mut out);
+            check(&what, &out, TOKENS_ROWS, &x, &weights);
+            let (macs, clock) = ((TOKENS * TOKENS_ROWS * COLS) as f64, clock());
+            let time512 = seconds(|| multiply(&cpu, &many, &input, TOKENS, &mut out));
+            println!(
+                "{:<8} {name:>7} {rate:>8.1} {:>9.0}% {:>12.1} {:>9.2}x",
+                format.name,
+                100.0 * rate / read,
+                macs / time512 / clock,
+                time4 / time,
+            );
+            let mut group = criterion.benchmark_group("products");
+            group.throughput(Throughput::Elements(macs as u64));
+            group.bench_function(format!("{}/{name}/{TOKENS}", format.name), |b| {
+                b.iter(|| multiply(&cpu, &many, &input, TOKENS, &mut out));
+            });
+            group.finish();
+        }
+    }
+    criterion.final_summary();
+}

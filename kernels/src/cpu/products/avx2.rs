@@ -1,0 +1,363 @@
+//! [`Simd`] with AVX2: pairs of registers. Dot products of bytes go through 16-bit sums of two, which hold what codes
+//! below 128 give; eight-bit codes give their sign to the activation first.
+
+use super::simd::{Kernel, Simd, array};
+use super::tile::{Tile, Work, many};
+use crate::cpu::Avx2;
+use std::arch::x86_64::*;
+
+/// Runs intrinsics.
+macro_rules! now {
+    ($x:expr) => {
+        // SAFETY: an `Avx2` exists only where the CPU has the instructions (FMA and F16C as well); memory that is
+        // touched is behind references to arrays of the size of the access.
+        unsafe { $x }
+    };
+}
+
+/// 64 bytes, or 16 integers.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Two(__m256i, __m256i);
+
+/// 16 floats.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct TwoFloats(__m256, __m256);
+
+/// The same operation on both halves.
+macro_rules! both {
+    ($type:ident, |$($a:ident),+| $x:expr) => {{
+        let first = { $(let $a = $a.0;)+ now!($x) };
+        $type(first, { $(let $a = $a.1;)+ now!($x) })
+    }};
+}
+
+/// Eight 32-bit numbers, four of each.
+#[inline(always)]
+fn by_half(a: u32, b: u32) -> __m256i {
+    let [a, b] = [a as i32, b as i32];
+    // SAFETY: used by the methods of `Avx2` alone.
+    unsafe { _mm256_setr_epi32(a, a, a, a, b, b, b, b) }
+}
+
+/// Sums of four products of an unsigned and a signed byte; pairs of them fit 16 bits.
+#[inline(always)]
+fn sums_of_four(unsigned: __m256i, signed: __m256i) -> __m256i {
+    // SAFETY: used by the methods of `Avx2` alone.
+    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1)) }
+}
+
+/// As [`sums_of_four`] for signed bytes; those of `b` are not -128.
+#[inline(always)]
+fn signed_sums_of_four(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: used by the methods of `Avx2` alone.
+    unsafe { sums_of_four(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a)) }
+}
+
+#[inline(always)]
+fn halves_of<T>(x: &[T; 16]) -> (&[T; 8], &[T; 8]) {
+    let (a, b) = x.split_at(8);
+    (a.first_chunk().expect("eight of sixteen"), b.first_chunk().expect("eight of sixteen"))
+}
+
+impl Simd for Avx2 {
+    type Bytes = Two;
+    type Ints = Two;
+    type Floats = TwoFloats;
+
+    #[inline(always)]
+    fn enter<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn go<K: Kernel>(v: Avx2, kernel: K) {
+            kernel.run(v);
+        }
+        now!(go(self, kernel))
+    }
+
+    #[inline(always)]
+    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>) {
+        // 8 integer sums stay in registers; the 8 float sums are needed once in a group.
+        many::<Self, GROUP, PLUS, EIGHT, 1, 4>(self, tile, work);
+    }
+
+    #[inline(always)]
+    fn load(self, bytes: &[u8], at: usize) -> Two {
+        self.pair(bytes, at, at + 32)
+    }
+
+    #[inline(always)]
+    fn pair(self, bytes: &[u8], a: usize, b: usize) -> Two {
+        let (a, b): (&[u8; 32], &[u8; 32]) = (array(bytes, a), array(bytes, b));
+        Two(now!(_mm256_loadu_si256(a.as_ptr().cast())), now!(_mm256_loadu_si256(b.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn quads(self, bytes: &[u8], a: usize, b: usize) -> Two {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
+        Two(
+            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()))),
+            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()))),
+        )
+    }
+
+    #[inline(always)]
+    fn words(self, w: [u64; 8]) -> Two {
+        let w = w.map(|w| w as i64);
+        Two(now!(_mm256_setr_epi64x(w[0], w[1], w[2], w[3])), now!(_mm256_setr_epi64x(w[4], w[5], w[6], w[7])))
+    }
+
+    #[inline(always)]
+    fn where_set(self, mask: u64, value: u8) -> Two {
+        let m = all_ones(mask);
+        both!(Two, |m| _mm256_and_si256(m, _mm256_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn negate_where(self, mask: u64, b: Two) -> Two {
+        let m = all_ones(mask);
+        both!(Two, |b, m| _mm256_sub_epi8(_mm256_xor_si256(b, m), m))
+    }
+
+    #[inline(always)]
+    fn shift(self, counts: [u32; 4], b: Two) -> Two {
+        Two(
+            now!(_mm256_srlv_epi32(b.0, by_half(counts[0], counts[1]))),
+            now!(_mm256_srlv_epi32(b.1, by_half(counts[2], counts[3]))),
+        )
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, b: Two) -> Two {
+        both!(Two, |b| _mm256_sll_epi32(b, _mm_cvtsi32_si128(N as i32)))
+    }
+
+    #[inline(always)]
+    fn and(self, b: Two, mask: u8) -> Two {
+        both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn xor(self, b: Two, mask: u8) -> Two {
+        both!(Two, |b| _mm256_xor_si256(b, _mm256_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn add(self, b: Two, value: u8) -> Two {
+        both!(Two, |b| _mm256_add_epi8(b, _mm256_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn or(self, a: Two, b: Two) -> Two {
+        both!(Two, |a, b| _mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: Two) -> Two {
+        let table = now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())));
+        both!(Two, |b| _mm256_shuffle_epi8(table, b))
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; 16]) -> Two {
+        let (a, b) = halves_of(from);
+        Two(now!(_mm256_loadu_si256(a.as_ptr().cast())), now!(_mm256_loadu_si256(b.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn store(self, b: Two, to: &mut [u32; 16]) {
+        let (first, second) = to.split_at_mut(8);
+        now!(_mm256_storeu_si256(first.as_mut_ptr().cast(), b.0));
+        now!(_mm256_storeu_si256(second.as_mut_ptr().cast(), b.1));
+    }
+
+    #[inline(always)]
+    fn start(self, eight: bool, offset: u8, x: Two) -> Two {
+        let zero = now!(_mm256_setzero_si256());
+        if eight || offset == 0 {
+            return Two(zero, zero); // `dot` takes the codes for signed numbers
+        }
+        both!(Two, |x| _mm256_sub_epi32(zero, sums_of_four(_mm256_set1_epi8(offset as i8), x)))
+    }
+
+    #[inline(always)]
+    fn dot(self, eight: bool, sum: Two, codes: Two, x: Two) -> Two {
+        if eight {
+            let codes = self.xor(codes, 0x80);
+            return both!(Two, |sum, codes, x| _mm256_add_epi32(sum, signed_sums_of_four(codes, x)));
+        }
+        both!(Two, |sum, codes, x| _mm256_add_epi32(sum, sums_of_four(codes, x)))
+    }
+
+    #[inline(always)]
+    fn start_group(self, eight: bool, offset_log2: u32, minus_sum: i32) -> Two {
+        if eight {
+            let zero = now!(_mm256_setzero_si256());
+            return Two(zero, zero);
+        }
+        let start = now!(_mm256_sll_epi32(_mm256_set1_epi32(minus_sum), _mm_cvtsi32_si128(offset_log2 as i32)));
+        Two(start, start)
+    }
+
+    #[inline(always)]
+    fn dot_four(self, eight: bool, sum: Two, codes: Two, x: [u8; 4]) -> Two {
+        let x = now!(_mm256_set1_epi32(i32::from_le_bytes(x)));
+        if eight {
+            return both!(Two, |sum, codes| _mm256_add_epi32(sum, signed_sums_of_four(codes, x)));
+        }
+        both!(Two, |sum, codes| _mm256_add_epi32(sum, sums_of_four(codes, x)))
+    }
+
+    #[inline(always)]
+    fn stored(self, eight: bool, codes: Two) -> Two {
+        if eight { self.xor(codes, 0x80) } else { codes }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, i: Two) -> TwoFloats {
+        both!(TwoFloats, |i| _mm256_cvtepi32_ps(i))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> TwoFloats {
+        let x = now!(_mm256_set1_ps(x));
+        TwoFloats(x, x)
+    }
+
+    #[inline(always)]
+    fn floats(self, x: &[f32; 16]) -> TwoFloats {
+        let (a, b) = halves_of(x);
+        TwoFloats(now!(_mm256_loadu_ps(a.as_ptr())), now!(_mm256_loadu_ps(b.as_ptr())))
+    }
+
+    #[inline(always)]
+    fn float_bits(self, x: &[u32; 16]) -> TwoFloats {
+        let (a, b) = halves_of(x);
+        TwoFloats(now!(_mm256_loadu_ps(a.as_ptr().cast())), now!(_mm256_loadu_ps(b.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn eight(self, x: &[f32; 8]) -> TwoFloats {
+        TwoFloats(now!(_mm256_loadu_ps(x.as_ptr())), now!(_mm256_setzero_ps()))
+    }
+
+    #[inline(always)]
+    fn store_floats(self, x: TwoFloats, to: &mut [f32; 16]) {
+        let (first, second) = to.split_at_mut(8);
+        now!(_mm256_storeu_ps(first.as_mut_ptr(), x.0));
+        now!(_mm256_storeu_ps(second.as_mut_ptr(), x.1));
+    }
+
+    #[inline(always)]
+    fn store_float_bits(self, x: TwoFloats, to: &mut [u32; 16]) {
+        let (first, second) = to.split_at_mut(8);
+        now!(_mm256_storeu_ps(first.as_mut_ptr().cast(), x.0));
+        now!(_mm256_storeu_ps(second.as_mut_ptr().cast(), x.1));
+    }
+
+    #[inline(always)]
+    fn halves(self, x: [u16; 8]) -> TwoFloats {
+        let x = x.map(|x| x as i16);
+        let x = now!(_mm256_cvtph_ps(_mm_setr_epi16(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7])));
+        TwoFloats(x, now!(_mm256_setzero_ps()))
+    }
+
+    #[inline(always)]
+    fn half(self, x: u16) -> f32 {
+        now!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x)))))
+    }
+
+    #[inline(always)]
+    fn unsigned(self, x: [u8; 16]) -> TwoFloats {
+        let x = now!(_mm_loadu_si128(x.as_ptr().cast()));
+        let x = Two(now!(_mm256_cvtepu8_epi32(x)), now!(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(x))));
+        self.to_floats(x)
+    }
+
+    #[inline(always)]
+    fn signed(self, x: [u8; 16]) -> TwoFloats {
+        let x = now!(_mm_loadu_si128(x.as_ptr().cast()));
+        let x = Two(now!(_mm256_cvtepi8_epi32(x)), now!(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(x))));
+        self.to_floats(x)
+    }
+
+    #[inline(always)]
+    fn add_floats(self, a: TwoFloats, b: TwoFloats) -> TwoFloats {
+        both!(TwoFloats, |a, b| _mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: TwoFloats, b: TwoFloats) -> TwoFloats {
+        both!(TwoFloats, |a, b| _mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: TwoFloats, b: TwoFloats, c: TwoFloats) -> TwoFloats {
+        both!(TwoFloats, |a, b, c| _mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn spread(self, group: usize, part: usize, x: TwoFloats) -> TwoFloats {
+        let first = 64 * part / group;
+        let (from, first) = if first < 8 { (x.0, first) } else { (x.1, first - 8) };
+        let step = |quarter: usize| (first + 16 * quarter / group) as u32;
+        TwoFloats(
+            now!(_mm256_permutevar8x32_ps(from, by_half(step(0), step(1)))),
+            now!(_mm256_permutevar8x32_ps(from, by_half(step(2), step(3)))),
+        )
+    }
+
+    #[inline(always)]
+    fn sum(self, x: TwoFloats) -> f32 {
+        let x = now!(_mm256_add_ps(x.0, x.1));
+        let x = now!(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+        let x = now!(_mm_add_ps(x, _mm_movehl_ps(x, x)));
+        now!(_mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x))))
+    }
+
+    #[inline(always)]
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {
+        // Four by four; the stores are what it costs.
+        for r in (0..16).step_by(4) {
+            for j in (0..to.len().min(16)).step_by(4) {
+                let mut a = [now!(_mm_setzero_ps()); 4];
+                for (a, from) in a.iter_mut().zip(&from[r..r + 4]) {
+                    let from: &[u32; 4] = from[j..].first_chunk().expect("four of sixteen");
+                    *a = now!(_mm_loadu_ps(from.as_ptr().cast()));
+                }
+                let low = (now!(_mm_unpacklo_ps(a[0], a[1])), now!(_mm_unpacklo_ps(a[2], a[3])));
+                let high = (now!(_mm_unpackhi_ps(a[0], a[1])), now!(_mm_unpackhi_ps(a[2], a[3])));
+                let columns = [
+                    now!(_mm_movelh_ps(low.0, low.1)),
+                    now!(_mm_movehl_ps(low.1, low.0)),
+                    now!(_mm_movelh_ps(high.0, high.1)),
+                    now!(_mm_movehl_ps(high.1, high.0)),
+                ];
+                for (to, column) in to[j..].iter_mut().zip(columns) {
+                    let to: &mut [u32; 4] = to[16 * half + r..].first_chunk_mut().expect("four of thirty-two");
+                    now!(_mm_storeu_ps(to.as_mut_ptr().cast(), column));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        now!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()))
+    }
+}
+
+/// Bytes of ones where the mask has a one.
+#[inline(always)]
+fn all_ones(mask: u64) -> Two {
+    Two(all_ones_of_half(mask as u32), all_ones_of_half((mask >> 32) as u32))
+}
+
+#[inline(always)]
+fn all_ones_of_half(mask: u32) -> __m256i {
+    // SAFETY: used by the methods of `Avx2` alone.
+    unsafe {
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+        let byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(mask as i32), byte), bit);
+        _mm256_cmpeq_epi8(bits, bit)
+    }
+}

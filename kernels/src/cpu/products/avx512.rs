@@ -1,0 +1,295 @@
+//! [`Simd`] with AVX-512: one register, and a dot product of unsigned with signed bytes in one instruction (VNNI).
+
+use super::simd::{Kernel, Simd, array};
+use super::tile::{Tile, Work, many};
+use crate::cpu::Avx512;
+use std::arch::x86_64::*;
+
+/// Runs intrinsics.
+macro_rules! now {
+    ($x:expr) => {
+        // SAFETY: an `Avx512` exists only where the CPU has the instructions; memory that is touched is behind
+        // references to arrays of the size of the access.
+        unsafe { $x }
+    };
+}
+
+/// Sixteen 32-bit numbers, four of each.
+#[inline(always)]
+fn by_quarter(a: u32, b: u32, c: u32, d: u32) -> __m512i {
+    let [a, b, c, d] = [a as i32, b as i32, c as i32, d as i32];
+    // SAFETY: used by the methods of `Avx512` alone.
+    unsafe { _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d) }
+}
+
+impl Simd for Avx512 {
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+
+    #[inline(always)]
+    fn enter<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+        fn go<K: Kernel>(v: Avx512, kernel: K) {
+            kernel.run(v);
+        }
+        now!(go(self, kernel))
+    }
+
+    #[inline(always)]
+    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>) {
+        // 12 integer and 12 float sums, 2 registers of codes.
+        many::<Self, GROUP, PLUS, EIGHT, 2, 6>(self, tile, work);
+    }
+
+    #[inline(always)]
+    fn load(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 64] = array(bytes, at);
+        now!(_mm512_loadu_si512(bytes.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn pair(self, bytes: &[u8], a: usize, b: usize) -> __m512i {
+        let (a, b): (&[u8; 32], &[u8; 32]) = (array(bytes, a), array(bytes, b));
+        now!(_mm512_inserti64x4::<1>(
+            _mm512_castsi256_si512(_mm256_loadu_si256(a.as_ptr().cast())),
+            _mm256_loadu_si256(b.as_ptr().cast())
+        ))
+    }
+
+    #[inline(always)]
+    fn quads(self, bytes: &[u8], a: usize, b: usize) -> __m512i {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
+        now!(_mm512_mask_broadcast_i32x4(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(a.as_ptr().cast())),
+            0xff00,
+            _mm_loadu_si128(b.as_ptr().cast())
+        ))
+    }
+
+    #[inline(always)]
+    fn words(self, w: [u64; 8]) -> __m512i {
+        let w = w.map(|w| w as i64);
+        now!(_mm512_setr_epi64(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]))
+    }
+
+    #[inline(always)]
+    fn where_set(self, mask: u64, value: u8) -> __m512i {
+        now!(_mm512_maskz_set1_epi8(mask, value as i8))
+    }
+
+    #[inline(always)]
+    fn negate_where(self, mask: u64, b: __m512i) -> __m512i {
+        now!(_mm512_mask_sub_epi8(b, mask, _mm512_setzero_si512(), b))
+    }
+
+    #[inline(always)]
+    fn shift(self, counts: [u32; 4], b: __m512i) -> __m512i {
+        now!(_mm512_srlv_epi32(b, by_quarter(counts[0], counts[1], counts[2], counts[3])))
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, b: __m512i) -> __m512i {
+        now!(_mm512_slli_epi32::<N>(b))
+    }
+
+    #[inline(always)]
+    fn and(self, b: __m512i, mask: u8) -> __m512i {
+        now!(_mm512_and_si512(b, _mm512_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn xor(self, b: __m512i, mask: u8) -> __m512i {
+        now!(_mm512_xor_si512(b, _mm512_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn add(self, b: __m512i, value: u8) -> __m512i {
+        now!(_mm512_add_epi8(b, _mm512_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        now!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: __m512i) -> __m512i {
+        now!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), b))
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; 16]) -> __m512i {
+        now!(_mm512_loadu_si512(from.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store(self, b: __m512i, to: &mut [u32; 16]) {
+        now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), b))
+    }
+
+    #[inline(always)]
+    fn start(self, _: bool, offset: u8, x: __m512i) -> __m512i {
+        if offset == 0 {
+            return now!(_mm512_setzero_si512());
+        }
+        now!(_mm512_sub_epi32(
+            _mm512_setzero_si512(),
+            _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(offset as i8), x)
+        ))
+    }
+
+    #[inline(always)]
+    fn dot(self, _: bool, sum: __m512i, codes: __m512i, x: __m512i) -> __m512i {
+        now!(_mm512_dpbusd_epi32(sum, codes, x))
+    }
+
+    #[inline(always)]
+    fn start_group(self, _: bool, offset_log2: u32, minus_sum: i32) -> __m512i {
+        now!(_mm512_sll_epi32(_mm512_set1_epi32(minus_sum), _mm_cvtsi32_si128(offset_log2 as i32)))
+    }
+
+    #[inline(always)]
+    fn dot_four(self, _: bool, sum: __m512i, codes: __m512i, x: [u8; 4]) -> __m512i {
+        now!(_mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(i32::from_le_bytes(x))))
+    }
+
+    #[inline(always)]
+    fn stored(self, _: bool, codes: __m512i) -> __m512i {
+        codes
+    }
+
+    #[inline(always)]
+    fn to_floats(self, i: __m512i) -> __m512 {
+        now!(_mm512_cvtepi32_ps(i))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        now!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn floats(self, x: &[f32; 16]) -> __m512 {
+        now!(_mm512_loadu_ps(x.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn float_bits(self, x: &[u32; 16]) -> __m512 {
+        now!(_mm512_loadu_ps(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn eight(self, x: &[f32; 8]) -> __m512 {
+        now!(_mm512_zextps256_ps512(_mm256_loadu_ps(x.as_ptr())))
+    }
+
+    #[inline(always)]
+    fn store_floats(self, x: __m512, to: &mut [f32; 16]) {
+        now!(_mm512_storeu_ps(to.as_mut_ptr(), x))
+    }
+
+    #[inline(always)]
+    fn store_float_bits(self, x: __m512, to: &mut [u32; 16]) {
+        now!(_mm512_storeu_ps(to.as_mut_ptr().cast(), x))
+    }
+
+    #[inline(always)]
+    fn halves(self, x: [u16; 8]) -> __m512 {
+        let x = x.map(|x| x as i16);
+        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_setr_epi16(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]))))
+    }
+
+    #[inline(always)]
+    fn half(self, x: u16) -> f32 {
+        now!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x)))))
+    }
+
+    #[inline(always)]
+    fn unsigned(self, x: [u8; 16]) -> __m512 {
+        now!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
+    fn signed(self, x: [u8; 16]) -> __m512 {
+        now!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
+    fn add_floats(self, a: __m512, b: __m512) -> __m512 {
+        now!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        now!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        now!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn spread(self, group: usize, part: usize, x: __m512) -> __m512 {
+        let first = (64 * part / group) as u32;
+        let step = |quarter: u32| first + 16 * quarter / group as u32;
+        now!(_mm512_permutexvar_ps(by_quarter(step(0), step(1), step(2), step(3)), x))
+    }
+
+    #[inline(always)]
+    fn sum(self, x: __m512) -> f32 {
+        now!(_mm512_reduce_add_ps(x))
+    }
+
+    #[inline(always)]
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {
+        // Four rounds of interleaving: numbers, pairs, quarters, halves.
+        let mut a = [self.zero(); 16];
+        for (a, from) in a.iter_mut().zip(from) {
+            *a = now!(_mm512_loadu_si512(from.as_ptr().cast()));
+        }
+        let mut b = a;
+        for i in (0..16).step_by(2) {
+            b[i] = now!(_mm512_unpacklo_epi32(a[i], a[i + 1]));
+            b[i + 1] = now!(_mm512_unpackhi_epi32(a[i], a[i + 1]));
+        }
+        // a[4 i + j] then holds columns j, j + 4, j + 8, j + 12 of rows 4 i .. 4 i + 4.
+        for i in (0..16).step_by(4) {
+            a[i] = now!(_mm512_unpacklo_epi64(b[i], b[i + 2]));
+            a[i + 1] = now!(_mm512_unpackhi_epi64(b[i], b[i + 2]));
+            a[i + 2] = now!(_mm512_unpacklo_epi64(b[i + 1], b[i + 3]));
+            a[i + 3] = now!(_mm512_unpackhi_epi64(b[i + 1], b[i + 3]));
+        }
+        for j in 0..4 {
+            let low = now!(_mm512_shuffle_i32x4::<0x88>(a[j], a[4 + j])); // columns j, j + 8 of rows 0 .. 8
+            let high = now!(_mm512_shuffle_i32x4::<0xdd>(a[j], a[4 + j])); // j + 4, j + 12
+            let low2 = now!(_mm512_shuffle_i32x4::<0x88>(a[8 + j], a[12 + j]));
+            let high2 = now!(_mm512_shuffle_i32x4::<0xdd>(a[8 + j], a[12 + j]));
+            let columns = [
+                (j, now!(_mm512_shuffle_i32x4::<0x88>(low, low2))),
+                (j + 4, now!(_mm512_shuffle_i32x4::<0x88>(high, high2))),
+                (j + 8, now!(_mm512_shuffle_i32x4::<0xdd>(low, low2))),
+                (j + 12, now!(_mm512_shuffle_i32x4::<0xdd>(high, high2))),
+            ];
+            for (at, column) in columns {
+                if at < to.len() {
+                    let to = &mut to[at].as_chunks_mut::<16>().0[half];
+                    now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), column));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        now!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()))
+    }
+}
+
+impl Avx512 {
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        now!(_mm512_setzero_si512())
+    }
+}

@@ -1,0 +1,65 @@
+//! 4-bit codes whose levels come from a table: IQ4_NL, IQ4_XS.
+
+use super::Codes;
+use super::k_quants::half;
+use super::legacy::{halves, nibbles};
+use super::simd::{Simd, array};
+
+/// The uneven grid, plus 128.
+const LEVELS: [u8; 16] = {
+    let signed = [-127i8, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    let mut levels = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        levels[i] = signed[i] as u8 ^ 0x80;
+        i += 1;
+    }
+    levels
+};
+
+pub(super) struct Nl;
+
+impl Codes for Nl {
+    const BYTES: usize = 8 * 18;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 128;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        v.lookup(&LEVELS, nibbles(v, unit, 36 * part + 2, 36 * part + 20))
+    }
+
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        (halves(v, unit, 18, 0), v.splat(0.0))
+    }
+}
+
+pub(super) struct Xs;
+
+impl Codes for Xs {
+    const BYTES: usize = 136;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 128;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        v.lookup(&LEVELS, nibbles(v, unit, 8 + 32 * part, 24 + 32 * part))
+    }
+
+    /// Scales are stored plus 32: upper two bits of all in bytes 2..4, low nibbles in 4..8.
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        let high = u64::from(u16::from_le_bytes(*array(unit, 2)));
+        let low = u64::from(u32::from_le_bytes(*array(unit, 4)));
+        // Nibble `i` to byte `i`, and pair of bits `i` to bits 4 and 5 of byte `i`, by halving distances.
+        let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+        let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+        let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+        let high = (high | high << 12) & 0x000f_000f_000f_000f;
+        let high = (high | high << 6) & 0x0303_0303_0303_0303;
+        let scales = u128::from(low | high << 4).to_le_bytes();
+        (v.mul(v.add_floats(v.unsigned(scales), v.splat(-32.0)), v.splat(half(v, unit, 0))), v.splat(0.0))
+    }
+}

@@ -1,0 +1,151 @@
+//! K-quants: blocks of 256 weights in groups with small integer scales, in units of one or two half-precision numbers.
+
+use super::Codes;
+use super::simd::{Simd, array};
+
+#[inline(always)]
+pub(super) fn half<V: Simd>(v: V, unit: &[u8], at: usize) -> f32 {
+    v.half(u16::from_le_bytes(*array(unit, at)))
+}
+
+/// Two bits of each of 64 codes: codes `j + 32 * k` of 128 share byte `j` of 32 that start at `at`.
+#[inline(always)]
+pub(super) fn two_bits<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
+    let (low, high) = if part.is_multiple_of(2) { (0, 2) } else { (4, 6) };
+    let at = at + 32 * (part / 2);
+    v.and(v.shift([low, low, high, high], v.pair(unit, at, at)), 3)
+}
+
+/// One bit of each of 64 codes: codes `j + 32 * k` of 256 share byte `j` of 32 that start at `at`.
+#[inline(always)]
+fn one_bit<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
+    let low = 2 * part as u32;
+    v.and(v.shift([low, low, low + 1, low + 1], v.pair(unit, at, at)), 1)
+}
+
+/// Four bits of each of 64 codes: codes `j` and `j + 32` share byte `j` of 32.
+#[inline(always)]
+fn nibbles<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
+    let at = at + 32 * part;
+    v.and(v.shift([0, 0, 4, 4], v.pair(unit, at, at)), 15)
+}
+
+/// Scales and minimums of Q4_K and Q5_K: twelve times 8 bits from byte 4 on hold the low 6 bits of scales 0-3 and
+/// minimums 0-3, then low nibbles of scales and minimums 4-7; the latter's upper two bits lie above the former.
+#[inline(always)]
+fn six_bits<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+    let word = |at: usize| u32::from_le_bytes(*array(unit, at));
+    let (a, b, c) = (word(4), word(8), word(12));
+    let scales = [a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | a >> 2 & 0x3030_3030];
+    let minimums = [b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | b >> 2 & 0x3030_3030];
+    let bytes = |[low, high]: [u32; 2]| (u128::from(low) | u128::from(high) << 32).to_le_bytes();
+    let (d, dmin) = (half(v, unit, 0), half(v, unit, 2));
+    (v.mul(v.unsigned(bytes(scales)), v.splat(d)), v.mul(v.unsigned(bytes(minimums)), v.splat(-dmin)))
+}
+
+pub(super) struct Two;
+
+impl Codes for Two {
+    const BYTES: usize = 84;
+    const GROUP: usize = 16;
+    const PLUS: bool = true;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        two_bits(v, unit, 16, part)
+    }
+
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        let both = u128::from_le_bytes(*array(unit, 0));
+        let nibbles = u128::from_le_bytes([15; 16]);
+        let (d, dmin) = (half(v, unit, 80), half(v, unit, 82));
+        let scales = v.unsigned((both & nibbles).to_le_bytes());
+        let minimums = v.unsigned((both >> 4 & nibbles).to_le_bytes());
+        (v.mul(scales, v.splat(d)), v.mul(minimums, v.splat(-dmin)))
+    }
+}
+
+pub(super) struct Three;
+
+impl Codes for Three {
+    const BYTES: usize = 110;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = 4;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        v.or(two_bits(v, unit, 32, part), v.shift_left::<2>(one_bit(v, unit, 0, part)))
+    }
+
+    /// Scales are stored plus 32: low nibbles of 0-7 and 8-15 share bytes 96..104, upper two bits lie in 104..108.
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        let low = u64::from_le_bytes(*array(unit, 96));
+        let high = u64::from(u32::from_le_bytes(*array(unit, 104)));
+        let nibbles = 0x0f0f_0f0f_0f0f_0f0f;
+        let upper = 0x3030_3030_3030_3030;
+        let first = low & nibbles | (high << 4 | high << 34) & upper;
+        let second = low >> 4 & nibbles | (high | high << 30) & upper;
+        let scales = (u128::from(first) | u128::from(second) << 64).to_le_bytes();
+        let d = half(v, unit, 108);
+        (v.mul(v.add_floats(v.unsigned(scales), v.splat(-32.0)), v.splat(d)), v.splat(0.0))
+    }
+}
+
+pub(super) struct Four;
+
+impl Codes for Four {
+    const BYTES: usize = 144;
+    const GROUP: usize = 32;
+    const PLUS: bool = true;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        nibbles(v, unit, 16, part)
+    }
+
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        six_bits(v, unit)
+    }
+}
+
+pub(super) struct Five;
+
+impl Codes for Five {
+    const BYTES: usize = 176;
+    const GROUP: usize = 32;
+    const PLUS: bool = true;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        v.or(nibbles(v, unit, 48, part), v.shift_left::<4>(one_bit(v, unit, 16, part)))
+    }
+
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        six_bits(v, unit)
+    }
+}
+
+pub(super) struct Six;
+
+impl Codes for Six {
+    const BYTES: usize = 210;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = 32;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        // Codes `j` and `j + 64` of 128 share a byte.
+        let shift = if part.is_multiple_of(2) { 0 } else { 4 };
+        let low = v.and(v.shift([shift; 4], v.load(unit, 64 * (part / 2))), 15);
+        v.or(low, v.shift_left::<4>(two_bits(v, unit, 128, part)))
+    }
+
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        (v.mul(v.signed(*array(unit, 192)), v.splat(half(v, unit, 208))), v.splat(0.0))
+    }
+}

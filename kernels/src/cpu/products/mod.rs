@@ -1,0 +1,182 @@
+//! Fast products of activations with block-quantized weights.
+//!
+//! Activations are rounded to 8 bits ([`panel`]), and products are sums of small integers. A format says how its codes
+//! and scales are read ([`Codes`], one file per family); an instruction set names its instructions ([`simd`]); the two
+//! algorithms are written once: [`few`] tokens read rows where they lie, [`many`](tile) tokens have them unpacked first.
+//! [`ALL`] holds one line per format.
+//!
+//! Every element of a result is computed by one thread in an order that depends on the shapes alone. Integer sums are
+//! exact, hence the same on every instruction set.
+
+use super::Isa;
+use super::{Avx2, Avx512};
+use crate::Result;
+use crate::cpu::pool::Pool;
+use few::{Few, Rows};
+use panel::Unit;
+use scalar::Scalar;
+use simd::{Kernel, Simd};
+use std::marker::PhantomData;
+use tile::{Multiply, Unpack};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod few;
+mod floats;
+mod iq4;
+mod k_quants;
+mod legacy;
+mod panel;
+mod scalar;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+pub(super) use floats::dot_floats;
+pub(super) use panel::{Panel, UNIT};
+pub(super) use tile::{ROWS, Tile, Work};
+
+/// Every format with a fast product.
+static ALL: &[Fast] = &[
+    fast::<legacy::Q4_0>("Q4_0"),
+    fast::<legacy::Q4_1>("Q4_1"),
+    fast::<legacy::Q5_0>("Q5_0"),
+    fast::<legacy::Q5_1>("Q5_1"),
+    fast::<legacy::Q8_0>("Q8_0"),
+    fast::<k_quants::Two>("Q2_K"),
+    fast::<k_quants::Three>("Q3_K"),
+    fast::<k_quants::Four>("Q4_K"),
+    fast::<k_quants::Five>("Q5_K"),
+    fast::<k_quants::Six>("Q6_K"),
+    fast::<iq4::Nl>("IQ4_NL"),
+    fast::<iq4::Xs>("IQ4_XS"),
+];
+
+/// How a format is read, 256 weights (a unit) at a time: a weight is `scale * (code - OFFSET) + plus`, with one scale and
+/// one `plus` for each group.
+///
+/// Functions must be `#[inline(always)]`; `part` is a constant then.
+trait Codes: 'static {
+    /// Bytes of a unit: a block, or several.
+    const BYTES: usize;
+    /// Weights that share a scale: 16 or 32.
+    const GROUP: usize;
+    /// 0 or a power of two. Only with 128 may codes be above 127.
+    const OFFSET: u8 = 0;
+    /// Whether there is a `plus`.
+    const PLUS: bool = false;
+
+    /// Codes `64 * part ..` of a unit, in the order of the weights.
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes;
+
+    /// `scale` and `plus` of all groups. With groups of 32, lanes from 8 on are 0 times something in `plus`, and do not
+    /// matter in `scale`.
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats);
+}
+
+/// The fast product of a format.
+pub(super) struct Fast {
+    format: &'static str,
+    one: fn(Isa, Few<'_>),
+    four: fn(Isa, Few<'_>),
+    unpack: fn(Isa, Rest<'_>),
+    multiply: fn(Isa, &Tile, Work<'_>),
+}
+
+/// What [`Unpack`] needs.
+pub(super) struct Rest<'a> {
+    /// At most 32 whole rows.
+    pub(super) bytes: &'a [u8],
+    /// Bytes of a row.
+    pub(super) row_bytes: usize,
+    /// Weights of a row.
+    pub(super) cols: usize,
+    /// Which unit of the rows.
+    pub(super) unit: usize,
+    /// Written.
+    pub(super) tile: &'a mut Tile,
+}
+
+const fn fast<F: Codes>(format: &'static str) -> Fast {
+    Fast {
+        format,
+        one: |isa, few| run(isa, Rows::<F, 4, 1>(few, PhantomData)),
+        four: |isa, few| run(isa, Rows::<F, 2, 4>(few, PhantomData)),
+        unpack: |isa, Rest { bytes, row_bytes, cols, unit, tile }| {
+            run(isa, Unpack::<F> { bytes, row_bytes, cols, unit, tile, format: PhantomData });
+        },
+        multiply: match (F::GROUP, F::PLUS, F::OFFSET == 128) {
+            (16, false, _) => multiply::<16, false, false>,
+            (16, true, _) => multiply::<16, true, false>,
+            (_, true, _) => multiply::<32, true, false>,
+            (_, false, false) => multiply::<32, false, false>,
+            (_, false, true) => multiply::<32, false, true>,
+        },
+    }
+}
+
+fn multiply<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(isa: Isa, tile: &Tile, work: Work<'_>) {
+    run(isa, Multiply::<GROUP, PLUS, EIGHT> { tile, work });
+}
+
+/// Runs a kernel with the best instructions that `isa` allows.
+fn run<K: Kernel>(isa: Isa, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa >= Isa::Avx512
+            && let Some(v) = Avx512::new()
+        {
+            return v.enter(kernel);
+        }
+        if isa >= Isa::Avx2
+            && let Some(v) = Avx2::new()
+        {
+            return v.enter(kernel);
+        }
+    }
+    Scalar.enter(kernel);
+}
+
+/// Most tokens that are few.
+pub(super) const MOST_FEW: usize = 4;
+
+/// Tokens that are stored for `n`: what kernels compute, the rest being zeros.
+pub(super) fn padded(n: usize) -> usize {
+    match n {
+        0 | 1 => n,
+        2..=MOST_FEW => MOST_FEW,
+        _ => n.next_multiple_of(2),
+    }
+}
+
+impl Fast {
+    /// The fast product of a format, if it has one.
+    pub(super) fn find(format: &str) -> Option<&'static Fast> {
+        ALL.iter().find(|f| f.format == format)
+    }
+
+    /// Whole rows `bytes` with `padded(n)` tokens, at most [`MOST_FEW`]; `out`: `(rows, padded tokens)`.
+    pub(super) fn few(&self, isa: Isa, bytes: &[u8], row_bytes: usize, cols: usize, x: &[Unit], out: &mut [f32]) {
+        let units = cols.div_ceil(UNIT);
+        let few = Few { bytes, row_bytes, cols, x, out };
+        if few.x.len() == units { (self.one)(isa, few) } else { (self.four)(isa, few) }
+    }
+
+    /// At most 32 whole rows into a tile.
+    pub(super) fn unpack(&self, isa: Isa, rows: Rest<'_>) {
+        (self.unpack)(isa, rows);
+    }
+
+    /// A tile of this format with many tokens.
+    pub(super) fn multiply(&self, isa: Isa, tile: &Tile, work: Work<'_>) {
+        (self.multiply)(isa, tile, work);
+    }
+}
+
+/// Rounds activations to 8 bits; see [`Panel::fill`].
+pub(super) fn fill(panel: &mut Panel, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) -> Result<()> {
+    panel.fill(isa, pool, x, n, padded(n), cols)
+}

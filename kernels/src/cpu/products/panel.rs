@@ -1,0 +1,148 @@
+//! Activations as products with quantized weights take them: 8-bit integers, scales, and the sums that offsets need.
+
+use super::simd::{Kernel, Simd};
+use crate::Result;
+use crate::cpu::Isa;
+use crate::cpu::memory::{Aligned, Plain, Split};
+use crate::cpu::pool::Pool;
+
+/// Activations in a unit: the longest block of a format.
+pub(in crate::cpu) const UNIT: usize = 256;
+
+/// 256 neighbouring activations of one token, in groups of 32 with a scale each.
+///
+/// What a format with groups of 16 needs is there besides, so that no product has to work it out for every row.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Unit {
+    /// `x / scale`, rounded to nearest: -127 to 127.
+    pub(super) q: [u8; UNIT],
+    /// Largest magnitude / 127.
+    pub(super) scale: [f32; 8],
+    /// `scale` times the sum of `q` in each group of 32, for what formats add to all weights of a group.
+    pub(super) sum: [f32; 8],
+    /// Minus the sum of `q` in each group of 32, for offsets of codes.
+    pub(super) minus: [i32; 8],
+    _align: [u32; 8],
+    /// The same by groups of 16; both halves of 32 have the same scale.
+    pub(super) scale16: [f32; 16],
+    pub(super) sum16: [f32; 16],
+    pub(super) minus16: [i32; 16],
+}
+
+// SAFETY: arrays of integers and floats, for all of which zero bytes are a value.
+unsafe impl Plain for Unit {}
+
+/// The activations of one product: `(units, tokens)`, so that what a loop over tokens reads is contiguous.
+pub(in crate::cpu) struct Panel {
+    units: Aligned<Unit>,
+}
+
+impl Panel {
+    pub(in crate::cpu) fn new() -> Result<Self> {
+        Ok(Panel { units: Aligned::zeroed(0, "activations")? })
+    }
+
+    /// Quantizes `n` rows of `cols` floats; `padded` tokens are stored, those beyond `n` as zeros.
+    /// Errors: no memory.
+    pub(in crate::cpu) fn fill(
+        &mut self,
+        isa: Isa,
+        pool: &Pool,
+        x: &[f32],
+        n: usize,
+        padded: usize,
+        cols: usize,
+    ) -> Result<()> {
+        let units = cols.div_ceil(UNIT);
+        let len = units * padded;
+        if self.units.len() < len {
+            self.units = Aligned::zeroed(len, "activations rounded to 8 bits")?;
+        }
+        let open = Split::new(&mut self.units[..len]);
+        let unit_of_all = |u: usize| {
+            // SAFETY: each range of tokens of a unit belongs to one item.
+            let out = unsafe { open.slice(u * padded, padded) };
+            super::run(isa, Quantize { x, n, cols, unit: u, out });
+        };
+        // About 4000 activations are worth waking another thread.
+        if n * cols < 8192 {
+            (0..units).for_each(unit_of_all)
+        } else {
+            pool.run(units, unit_of_all)
+        }
+        Ok(())
+    }
+
+    /// Unit `u` of all tokens of `padded`.
+    pub(in crate::cpu) fn unit(&self, u: usize, padded: usize) -> &[Unit] {
+        &self.units[u * padded..][..padded]
+    }
+
+    /// All units.
+    pub(in crate::cpu) fn units(&self, cols: usize, padded: usize) -> &[Unit] {
+        &self.units[..cols.div_ceil(UNIT) * padded]
+    }
+}
+
+/// Quantizes one unit of all tokens.
+struct Quantize<'a> {
+    x: &'a [f32],
+    n: usize,
+    cols: usize,
+    unit: usize,
+    out: &'a mut [Unit],
+}
+
+impl Kernel for Quantize<'_> {
+    #[inline(always)]
+    fn run<V: Simd>(self, _: V) {
+        let start = self.unit * UNIT;
+        let len = UNIT.min(self.cols - start);
+        for (i, out) in self.out.iter_mut().enumerate() {
+            let mut padded = [0.0; UNIT];
+            if i < self.n {
+                padded[..len].copy_from_slice(&self.x[i * self.cols + start..][..len]);
+            }
+            quantize(&padded, out);
+        }
+    }
+}
+
+/// `1.5 * 2^23`: adding it leaves the nearest integer (ties to even) in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// Largest magnitudes below this count as zero: their inverse would not be a number.
+const TINY: f32 = 1e-36;
+
+/// A group with an infinity or a NaN gets a scale that makes every product with it NaN or infinite.
+#[inline(always)]
+fn quantize(x: &[f32; UNIT], out: &mut Unit) {
+    for g in 0..8 {
+        let x = &x.as_chunks::<32>().0[g];
+        // As integers, magnitudes are ordered as they are as floats, and a NaN is above all.
+        let mut largest = 0;
+        for x in x {
+            largest = u32::max(largest, x.to_bits() & 0x7fff_ffff);
+        }
+        let largest = f32::from_bits(largest);
+        let (scale, inverse) = if largest < TINY { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
+        let mut sums = [0; 2];
+        for (h, sum) in sums.iter_mut().enumerate() {
+            let x = &x.as_chunks::<16>().0[h];
+            let q = &mut out.q.as_chunks_mut::<16>().0[2 * g + h];
+            for (q, x) in q.iter_mut().zip(x) {
+                let rounded = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
+                *q = rounded as u8;
+                *sum += i32::from(rounded);
+            }
+            out.scale16[2 * g + h] = scale;
+            out.minus16[2 * g + h] = -*sum;
+            out.sum16[2 * g + h] = scale * *sum as f32;
+        }
+        let sum = sums[0] + sums[1];
+        out.scale[g] = scale;
+        out.minus[g] = -sum;
+        out.sum[g] = scale * sum as f32;
+    }
+}

@@ -1,0 +1,190 @@
+//! The scalar twin: arrays and loops, on any machine. The oracle of the other instances.
+
+use super::simd::{Kernel, Simd, array};
+use super::tile::{Tile, Work, many};
+use half::f16;
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct Scalar;
+
+impl Simd for Scalar {
+    type Bytes = [u8; 64];
+    type Ints = [i32; 16];
+    type Floats = [f32; 16];
+
+    fn enter<K: Kernel>(self, kernel: K) {
+        kernel.run(self);
+    }
+
+    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>) {
+        many::<Self, GROUP, PLUS, EIGHT, 1, 2>(self, tile, work);
+    }
+
+    fn load(self, bytes: &[u8], at: usize) -> [u8; 64] {
+        *array(bytes, at)
+    }
+
+    fn pair(self, bytes: &[u8], a: usize, b: usize) -> [u8; 64] {
+        let (a, b): (&[u8; 32], &[u8; 32]) = (array(bytes, a), array(bytes, b));
+        std::array::from_fn(|i| if i < 32 { a[i] } else { b[i - 32] })
+    }
+
+    fn quads(self, bytes: &[u8], a: usize, b: usize) -> [u8; 64] {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
+        std::array::from_fn(|i| if i < 32 { a[i % 16] } else { b[i % 16] })
+    }
+
+    fn words(self, words: [u64; 8]) -> [u8; 64] {
+        std::array::from_fn(|i| (words[i / 8] >> (8 * (i % 8))) as u8)
+    }
+
+    fn where_set(self, mask: u64, value: u8) -> [u8; 64] {
+        std::array::from_fn(|i| if mask >> i & 1 == 1 { value } else { 0 })
+    }
+
+    fn negate_where(self, mask: u64, b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| if mask >> i & 1 == 1 { b[i].wrapping_neg() } else { b[i] })
+    }
+
+    fn shift(self, counts: [u32; 4], mut b: [u8; 64]) -> [u8; 64] {
+        for (quarter, count) in b.as_chunks_mut::<16>().0.iter_mut().zip(counts) {
+            for word in quarter.as_chunks_mut::<4>().0 {
+                *word = (u32::from_le_bytes(*word) >> count).to_le_bytes();
+            }
+        }
+        b
+    }
+
+    fn shift_left<const N: u32>(self, b: [u8; 64]) -> [u8; 64] {
+        b.map(|b| b << N)
+    }
+
+    fn and(self, b: [u8; 64], mask: u8) -> [u8; 64] {
+        b.map(|b| b & mask)
+    }
+
+    fn xor(self, b: [u8; 64], mask: u8) -> [u8; 64] {
+        b.map(|b| b ^ mask)
+    }
+
+    fn add(self, b: [u8; 64], value: u8) -> [u8; 64] {
+        b.map(|b| b.wrapping_add(value))
+    }
+
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    fn lookup(self, table: &[u8; 16], b: [u8; 64]) -> [u8; 64] {
+        b.map(|b| table[(b & 15) as usize])
+    }
+
+    fn load_words(self, from: &[u32; 16]) -> [u8; 64] {
+        std::array::from_fn(|i| from[i / 4].to_le_bytes()[i % 4])
+    }
+
+    fn store(self, b: [u8; 64], to: &mut [u32; 16]) {
+        for (to, b) in to.iter_mut().zip(b.as_chunks().0) {
+            *to = u32::from_le_bytes(*b);
+        }
+    }
+
+    fn start(self, _: bool, offset: u8, x: [u8; 64]) -> [i32; 16] {
+        std::array::from_fn(|i| -(0..4).map(|j| i32::from(offset) * i32::from(x[4 * i + j] as i8)).sum::<i32>())
+    }
+
+    fn dot(self, _: bool, sum: [i32; 16], codes: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        std::array::from_fn(|i| {
+            sum[i] + (0..4).map(|j| i32::from(codes[4 * i + j]) * i32::from(x[4 * i + j] as i8)).sum::<i32>()
+        })
+    }
+
+    fn start_group(self, _: bool, offset_log2: u32, minus_sum: i32) -> [i32; 16] {
+        [minus_sum.checked_shl(offset_log2).unwrap_or(0); 16]
+    }
+
+    fn dot_four(self, _: bool, sum: [i32; 16], codes: [u8; 64], x: [u8; 4]) -> [i32; 16] {
+        std::array::from_fn(|i| {
+            sum[i] + (0..4).map(|j| i32::from(codes[4 * i + j]) * i32::from(x[j] as i8)).sum::<i32>()
+        })
+    }
+
+    fn stored(self, _: bool, codes: [u8; 64]) -> [u8; 64] {
+        codes
+    }
+
+    fn to_floats(self, i: [i32; 16]) -> [f32; 16] {
+        i.map(|i| i as f32)
+    }
+
+    fn splat(self, x: f32) -> [f32; 16] {
+        [x; 16]
+    }
+
+    fn floats(self, x: &[f32; 16]) -> [f32; 16] {
+        *x
+    }
+
+    fn float_bits(self, x: &[u32; 16]) -> [f32; 16] {
+        x.map(f32::from_bits)
+    }
+
+    fn eight(self, x: &[f32; 8]) -> [f32; 16] {
+        std::array::from_fn(|i| if i < 8 { x[i] } else { 0.0 })
+    }
+
+    fn store_floats(self, x: [f32; 16], to: &mut [f32; 16]) {
+        *to = x;
+    }
+
+    fn store_float_bits(self, x: [f32; 16], to: &mut [u32; 16]) {
+        *to = x.map(f32::to_bits);
+    }
+
+    fn halves(self, x: [u16; 8]) -> [f32; 16] {
+        std::array::from_fn(|i| if i < 8 { self.half(x[i]) } else { 0.0 })
+    }
+
+    fn half(self, x: u16) -> f32 {
+        f16::from_bits(x).to_f32()
+    }
+
+    fn unsigned(self, x: [u8; 16]) -> [f32; 16] {
+        x.map(f32::from)
+    }
+
+    fn signed(self, x: [u8; 16]) -> [f32; 16] {
+        x.map(|x| f32::from(x as i8))
+    }
+
+    fn add_floats(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    fn mul(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    fn spread(self, group: usize, part: usize, x: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| x[(64 * part + 4 * i) / group])
+    }
+
+    fn sum(self, x: [f32; 16]) -> f32 {
+        x.iter().sum()
+    }
+
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {
+        for (j, to) in to.iter_mut().enumerate() {
+            for (r, from) in from.iter().enumerate() {
+                to[16 * half + r] = from[j];
+            }
+        }
+    }
+
+    fn prefetch(self, _: &[u8], _: usize) {}
+}

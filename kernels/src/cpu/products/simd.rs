@@ -1,0 +1,128 @@
+//! What the products need of an instruction set: a register of 64 bytes, 16 integers or 16 floats.
+//!
+//! The algorithms are written once against [`Simd`]; an instance ([`Avx512`](super::super::Avx512),
+//! [`Avx2`](super::super::Avx2) with pairs of registers, the scalar twin with arrays) only names instructions. All of
+//! them see the same numbers in the same lanes, so integer sums are equal everywhere, and floats differ only where one
+//! fuses multiplication and addition.
+
+use super::tile::{Tile, Work};
+
+/// A computation that is compiled once for each instruction set.
+pub(super) trait Kernel {
+    /// Must be `#[inline(always)]`, as everything that it calls: it becomes part of a function with the instructions.
+    fn run<V: Simd>(self, v: V);
+}
+
+/// One instruction set. A value proves that it may be used.
+#[allow(dead_code)] // some bytes are for formats to come
+pub(super) trait Simd: Copy {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// 16 integers.
+    type Ints: Copy;
+    /// 16 floats.
+    type Floats: Copy;
+
+    /// Runs a kernel with these instructions enabled.
+    fn enter<K: Kernel>(self, kernel: K);
+
+    /// The product of a packed tile with many tokens, in the shape that suits the registers; see [`super::tile`].
+    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>);
+
+    // Bytes. Slices are indexed by constants after inlining, so that the checks disappear.
+
+    /// `bytes[at .. at + 64]`.
+    fn load(self, bytes: &[u8], at: usize) -> Self::Bytes;
+    /// `bytes[a .. a + 32]`, then `bytes[b .. b + 32]`.
+    fn pair(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
+    /// `bytes[a .. a + 16]` twice, then `bytes[b .. b + 16]` twice.
+    fn quads(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
+    /// Eight little-endian words.
+    fn words(self, words: [u64; 8]) -> Self::Bytes;
+    /// `value` where the mask has a one, 0 elsewhere.
+    fn where_set(self, mask: u64, value: u8) -> Self::Bytes;
+    /// Two's complement where the mask has a one.
+    fn negate_where(self, mask: u64, b: Self::Bytes) -> Self::Bytes;
+    /// 16 bytes each shifted right by a count of their own, as 32-bit numbers: only bits that a mask then keeps count.
+    fn shift(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
+    /// Shifted left as 32-bit numbers; the bits that are moved must stay within their bytes.
+    fn shift_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
+    /// `b & mask` in each byte.
+    fn and(self, b: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// `b ^ mask` in each byte.
+    fn xor(self, b: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// `b + value` in each byte, wrapping.
+    fn add(self, b: Self::Bytes, value: u8) -> Self::Bytes;
+    /// `a | b`.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[b]` for each byte; bytes are below 16.
+    fn lookup(self, table: &[u8; 16], b: Self::Bytes) -> Self::Bytes;
+    /// From memory, as little-endian words.
+    fn load_words(self, from: &[u32; 16]) -> Self::Bytes;
+    /// To memory, as little-endian words.
+    fn store(self, b: Self::Bytes, to: &mut [u32; 16]);
+
+    // Integer sums.
+
+    /// What a sum of `(code - offset) * x` starts with so that codes need not be shifted: minus `offset` times each sum of
+    /// four neighbours of `x`. `offset` is 128 with `eight` and at most 64 without.
+    fn start(self, eight: bool, offset: u8, x: Self::Bytes) -> Self::Ints;
+    /// `sum + codes . x` in groups of four neighbours. With `eight`, codes have eight bits and stand for `code - 128`;
+    /// whether that is taken care of here or in [`Simd::start`] is the instance's choice. Otherwise codes are below 128.
+    fn dot(self, eight: bool, sum: Self::Ints, codes: Self::Bytes, x: Self::Bytes) -> Self::Ints;
+    /// As [`Simd::start`] for one token and 16 rows, from minus the sum of a group of activations. 32 stands for no offset.
+    fn start_group(self, eight: bool, offset_log2: u32, minus_sum: i32) -> Self::Ints;
+    /// As [`Simd::dot`] for codes as [`Simd::stored`] left them and the same four activations in all lanes.
+    fn dot_four(self, eight: bool, sum: Self::Ints, codes: Self::Bytes, x: [u8; 4]) -> Self::Ints;
+    /// Codes as [`Simd::dot_four`] wants them.
+    fn stored(self, eight: bool, codes: Self::Bytes) -> Self::Bytes;
+    /// As floats.
+    fn to_floats(self, i: Self::Ints) -> Self::Floats;
+
+    // Floats.
+
+    /// The same number everywhere.
+    fn splat(self, x: f32) -> Self::Floats;
+    /// From memory.
+    fn floats(self, x: &[f32; 16]) -> Self::Floats;
+    /// From memory, given as bits.
+    fn float_bits(self, x: &[u32; 16]) -> Self::Floats;
+    /// Eight from memory, then zeros.
+    fn eight(self, x: &[f32; 8]) -> Self::Floats;
+    /// To memory.
+    fn store_floats(self, x: Self::Floats, to: &mut [f32; 16]);
+    /// To memory, as bits.
+    fn store_float_bits(self, x: Self::Floats, to: &mut [u32; 16]);
+    /// Eight half-precision numbers, then zeros.
+    fn halves(self, x: [u16; 8]) -> Self::Floats;
+    /// A half-precision number.
+    fn half(self, x: u16) -> f32;
+    /// Small integers.
+    fn unsigned(self, x: [u8; 16]) -> Self::Floats;
+    /// Small integers.
+    fn signed(self, x: [u8; 16]) -> Self::Floats;
+    /// `a + b`.
+    fn add_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b`.
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// The scales of groups (16 or 8 of them in the lanes of `x`) for the integer sums of part `part` of a unit: lane `i`
+    /// is the scale of the group that codes `64 * part + 4 * i ..` belong to.
+    fn spread(self, group: usize, part: usize, x: Self::Floats) -> Self::Floats;
+    /// Sum of all lanes.
+    fn sum(self, x: Self::Floats) -> f32;
+
+    // Memory.
+
+    /// `to[j][16 * half + r] = from[r][j]` for the columns `j` that `to` has.
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize);
+    /// Asks for the cache line at `bytes[at]`, which need not exist.
+    fn prefetch(self, bytes: &[u8], at: usize);
+}
+
+/// `bytes[at .. at + N]`.
+#[inline(always)]
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("formats read inside their unit")
+}
