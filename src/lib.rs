@@ -19,6 +19,7 @@ pub mod method;
 pub mod model;
 pub mod naming;
 pub mod output;
+pub mod provenance;
 pub mod recipe;
 pub mod report;
 pub mod tokenizer;

@@ -89,8 +89,8 @@ fn shards_give_the_bytes_of_one_file() {
     let renamed = dir.path().join("x/whole");
     std::fs::create_dir(dir.path().join("x")).unwrap();
     std::fs::rename(&shards.folder, &renamed).unwrap();
-    convert(&whole.folder, &a, &["--type", "q8_0"]);
-    convert(&renamed, &b, &["--type", "q8_0"]);
+    convert(&whole.folder, &a, &["--type", "q8_0", "--plain"]);
+    convert(&renamed, &b, &["--type", "q8_0", "--plain"]);
     assert!(std::fs::read(&a).unwrap() == std::fs::read(&b).unwrap());
 
     std::fs::remove_file(renamed.join("model-00002-of-00003.safetensors")).unwrap();

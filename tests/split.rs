@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 fn convert(out: &Path, rest: &[&str]) {
     let source = fixture("models/prose-4m");
-    ok(&[&["convert", arg(&source), "-t", "q4_k_m", "-q", "-o", arg(out)], rest].concat());
+    ok(&[&["convert", arg(&source), "-t", "q4_k_m", "-q", "--plain", "-o", arg(out)], rest].concat());
 }
 
 fn bytes(path: PathBuf) -> Vec<u8> {
@@ -139,7 +139,7 @@ fn every_command_reads_the_set_by_its_first_part() {
     ok(&["verify", arg(&first), "--against", arg(&source)]);
     let (x, y) = (dir.path().join("x.gguf"), dir.path().join("y.gguf"));
     for (file, out) in [(&whole, &x), (&first, &y)] {
-        ok(&["convert", arg(file), "-t", "q4_0", "--allow-requantize", "-o", arg(out)]);
+        ok(&["convert", arg(file), "-t", "q4_0", "--plain", "--allow-requantize", "-o", arg(out)]);
     }
     assert!(bytes(x) == bytes(y));
     // Any part can be looked at.

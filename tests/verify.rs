@@ -24,7 +24,7 @@ impl Converted {
     fn new(model: &str, mix: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sound.gguf");
-        ok(&["convert", arg(&fixture(model)), "-o", arg(&path), "--type", mix, "-q"]);
+        ok(&["convert", arg(&fixture(model)), "-o", arg(&path), "--type", mix, "-q", "--plain"]);
         let tensors = Gguf::open(&path).unwrap().tensors().to_vec();
         Converted { source: fixture(model), bytes: std::fs::read(&path).unwrap(), tensors, dir }
     }

@@ -3,6 +3,7 @@
 mod choices;
 mod importance;
 mod naming;
+mod recipe;
 mod report;
 
 pub use choices::{Choices, parse_mix};
@@ -10,9 +11,10 @@ pub use importance::ImportanceArgs;
 
 use super::Run;
 use super::splitting::{Splitting, parse_part};
-use crate::convert::{self, Extent, Plan, Request};
+use crate::convert::{self, Plan, Request};
 use crate::engine::memory;
 use crate::model::Model;
+use crate::provenance::Record;
 use crate::ui::Ui;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ Examples:
   qconv convert model -t q4_k_m --tensor-type 'ffn_down=q6_k' --output-tensor-type q8_0
   qconv convert model -t q8_0 --prune-layers 20-27 --override-kv llama.context_length=int:4096
   qconv convert model -t iq2_xs --imatrix imatrix.gguf
+  qconv convert model --recipe-from model-Q4_K_M.gguf -o again.gguf
 
 The conversion is one pass: no 16-bit file in between, and memory does not grow with the model.
 Types and what llama.cpp calls them: see `qconv types`.")]
@@ -61,6 +64,14 @@ pub struct Convert {
     #[arg(short, long)]
     force: bool,
 
+    /// Repeat the conversion that FILE says it is from: its options, and the same source or none
+    #[arg(long, value_name = "FILE", help_heading = "Provenance")]
+    recipe_from: Option<PathBuf>,
+
+    /// Write no qconv.* keys: nothing about how the file was made, and no SHA-256 of source and tensors
+    #[arg(long, help_heading = "Provenance")]
+    plain: bool,
+
     /// Do not check the file's structure before it appears
     #[arg(long)]
     no_verify: bool,
@@ -75,15 +86,30 @@ pub struct Convert {
 }
 
 impl Run for Convert {
-    fn run(self, ui: &Ui) -> Result<()> {
+    fn run(mut self, ui: &Ui) -> Result<()> {
         crate::ui::use_threads(self.threads)?;
-        let (mut options, edits) = (self.choices.options()?, self.choices.edits());
+        let record = match &self.recipe_from {
+            Some(file) => {
+                recipe::nothing_else(&self.choices, &self.splitting)?;
+                let (again, record) = recipe::read(file, &self.choices.importance, ui)?;
+                self.choices = again.choices;
+                self.splitting = again.splitting;
+                record
+            }
+            None => Record {
+                recipe: [self.choices.recipe()?, self.splitting.recipe(self.part)].concat(),
+                calibration: self.choices.importance.imatrix.clone(),
+                ..Record::default()
+            },
+        };
+
+        let (mut options, edits) = (self.choices.options()?, self.choices.edits(record.folder.clone()));
         let mut warnings = Vec::new();
         let model = Model::open(&self.source, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));
         let importance = self.choices.importance.open(ui)?;
         options.has_imatrix = importance.is_some();
-        let mut plan = Plan::new(&model, self.choices.mix, &options, &edits, self.choices.allow_requantize, ui)?;
+        let mut plan = Plan::new(&model, self.choices.mix()?, &options, &edits, self.choices.allow_requantize, ui)?;
         if let Some(importance) = &importance {
             plan.weigh(&model, importance, ui)?;
         }
@@ -93,15 +119,11 @@ impl Run for Convert {
             let name = convert::output_name(&model, &plan, &metadata);
             return report::plan(&plan, &name, self.tensors, self.json);
         }
-        let extent = match (self.part, self.splitting.split()) {
-            (Some((no, count)), _) => Extent::Part { no, count },
-            (None, Some(split)) => Extent::Split(split),
-            (None, None) => Extent::Whole,
-        };
         let output = self.output.unwrap_or_else(|| PathBuf::from("./"));
         let request = Request {
             method: self.choices.method,
-            extent,
+            extent: self.splitting.extent(self.part),
+            record: (!self.plain).then_some(record),
             force: self.force,
             verify: !self.no_verify,
             ..Request::new(&model, &plan, &edits, &output)

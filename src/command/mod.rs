@@ -44,6 +44,8 @@ commands! {
     merge::Merge,
     /// Check that a GGUF file is sound, and what its source says
     verify::Verify,
+    /// Print the SHA-256 of files, of tensors, or of what a file was made from
+    hash::Hash,
     /// Show what is in a GGUF file, a safetensors file or a Hugging Face folder
     inspect::Inspect,
     /// Generate text, hold a conversation, or write raw logits

@@ -1,6 +1,6 @@
 //! How a model is split, as options of several commands.
 
-use crate::convert::Split;
+use crate::convert::{Extent, Split};
 use clap::ArgGroup;
 use std::num::NonZero;
 
@@ -22,6 +22,26 @@ pub struct Splitting {
 }
 
 impl Splitting {
+    /// These options as arguments; `part` is one of so many.
+    pub fn recipe(&self, part: Option<(usize, usize)>) -> Vec<String> {
+        let parts = part.map(|(_, n)| n).or(self.split_parts.map(|n| n.get().into()));
+        let options = [
+            ("--split-max-size", self.split_max_size.map(|n| n.to_string())),
+            ("--split-max-tensors", self.split_max_tensors.map(|n| n.to_string())),
+            ("--split-parts", parts.map(|n| n.to_string())),
+        ];
+        options.into_iter().filter_map(|(flag, n)| Some([flag.to_owned(), n?])).flatten().collect()
+    }
+
+    /// What is written: all in one file, several files, or one of several.
+    pub fn extent(&self, part: Option<(usize, usize)>) -> Extent {
+        match (part, self.split()) {
+            (Some((no, count)), _) => Extent::Part { no, count },
+            (None, Some(split)) => Extent::Split(split),
+            (None, None) => Extent::Whole,
+        }
+    }
+
     /// What was chosen.
     pub fn split(&self) -> Option<Split> {
         let size = self.split_max_size.map(Split::MaxSize);

@@ -2,6 +2,7 @@
 
 use super::Run;
 use crate::model::Model;
+use crate::provenance;
 use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
 use crate::verify::{self, Findings, TensorReport, Verdict};
@@ -20,14 +21,16 @@ Examples:
   qconv verify model-Q4_K_M.gguf --against model-F16.gguf --json | jq '.tensors[] | select(.verdict == \"wrong\")'
 
 Without a source: layout, keys, the tensor set and shapes of the model's family, the vocabulary against itself and the
-embeddings, NaN and infinity in all weights.
+embeddings, NaN and infinity in all weights; and, where qconv wrote the file, the SHA-256 of each tensor and of the head. The
+first part of a split model stands for all of them.
 With --against: hyper-parameters and vocabulary have to agree, and every tensor is quantized again. Tensors with the same
 bytes are proved exact. Others (importance, GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
 in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen.
 Weights that were changed on purpose before quantization (AWQ, SmoothQuant, rotations) are not the source's, and wrong.
 
 Exit code: 0, or 1 if anything is wrong.
-JSON: file, ok, problems and notes (arrays of place, problem), tensor_count, bytes; with --against also source, exact,
+JSON: file, ok, problems and notes (arrays of place, problem), tensor_count, bytes,
+recorded_digests (tensors that have theirs; null if none are recorded); with --against also source, exact,
 plausible, wrong (numbers of tensors), worst_relative_error and tensors (name, type, source_type, shape, relative_error,
 plain_relative_error, expected_error, max_error, snr_db, cosine, blocks, exact_blocks, worst_block, verdict).")]
 pub struct Verify {
@@ -56,10 +59,11 @@ impl Run for Verify {
         ui::use_threads(self.threads)?;
         let source = self.against.as_ref().map(|path| Model::open(path, &mut Vec::new())).transpose()?;
         let (gguf, mut findings) = verify::structure(&self.file)?;
-        let mut reports = Vec::new();
+        let (mut reports, mut proved) = (Vec::new(), None);
         if let Some(gguf) = &gguf {
             let total: u64 = gguf.tensors().iter().map(|t| t.range.len() as u64).sum();
-            let bar = ui.bytes_bar(total * if source.is_some() { 2 } else { 1 });
+            let bar = ui.bytes_bar(total * if source.is_some() { 3 } else { 2 });
+            proved = provenance::check(gguf, &mut findings, |n| bar.inc(n));
             verify::nonfinite(gguf, &mut findings, |n| bar.inc(n));
             if let Some(source) = &source {
                 reports = verify::against(gguf, source, &mut findings, |n| bar.inc(n))?;
@@ -67,9 +71,9 @@ impl Run for Verify {
             bar.finish_and_clear();
         }
         if self.json {
-            report::print_json(&self.to_json(gguf.as_ref(), &findings, &reports))?;
+            report::print_json(&self.to_json(gguf.as_ref(), &findings, &reports, proved))?;
         } else {
-            self.print(gguf.as_ref(), &findings, &reports)?;
+            self.print(gguf.as_ref(), &findings, &reports, proved)?;
         }
         findings.notes.iter().for_each(|n| ui.warn(n.to_string()));
         match findings.problems.len() {
@@ -81,7 +85,13 @@ impl Run for Verify {
 }
 
 impl Verify {
-    fn print(&self, gguf: Option<&Gguf>, findings: &Findings, reports: &[TensorReport]) -> Result<()> {
+    fn print(
+        &self,
+        gguf: Option<&Gguf>,
+        findings: &Findings,
+        reports: &[TensorReport],
+        proved: Option<usize>,
+    ) -> Result<()> {
         let mut out = String::new();
         if self.tensors {
             out += &format!("{}\n\n", tensors(reports).to_string_as(Style::Plain));
@@ -95,7 +105,13 @@ impl Verify {
             let verdict = if findings.problems.is_empty() { "ok" } else { "wrong" };
             let size = ui::bytes(gguf.size());
             let n = gguf.tensors().len();
-            out += &format!("{verdict}: {n} tensor{}, {size}{}\n", if n == 1 { "" } else { "s" }, compared(reports));
+            let sealed = match proved {
+                Some(proved) if proved == n => "; every tensor has the SHA-256 that was recorded".to_owned(),
+                Some(proved) => format!("; {proved} tensors have the SHA-256 that was recorded"),
+                None => "; no SHA-256 is recorded".to_owned(),
+            };
+            let s = if n == 1 { "" } else { "s" };
+            out += &format!("{verdict}: {n} tensor{s}, {size}{sealed}{}\n", compared(reports));
         }
         match std::io::stdout().write_all(out.as_bytes()) {
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -103,7 +119,13 @@ impl Verify {
         }
     }
 
-    fn to_json(&self, gguf: Option<&Gguf>, findings: &Findings, reports: &[TensorReport]) -> serde_json::Value {
+    fn to_json(
+        &self,
+        gguf: Option<&Gguf>,
+        findings: &Findings,
+        reports: &[TensorReport],
+        proved: Option<usize>,
+    ) -> serde_json::Value {
         let mut out = json!({
             "file": self.file,
             "ok": findings.problems.is_empty(),
@@ -111,6 +133,7 @@ impl Verify {
             "notes": findings.notes,
             "tensor_count": gguf.map(|g| g.tensors().len()),
             "bytes": gguf.map(Gguf::size),
+            "recorded_digests": proved,
         });
         if let Some(source) = &self.against {
             out["source"] = json!(source);

@@ -15,6 +15,8 @@ pub struct Edits {
     pub settings: Vec<Setting>,
     /// Layers that are left out.
     pub prune: Layers,
+    /// What the source's folder counts as being called, where the model's name comes from that.
+    pub folder: Option<String>,
 }
 
 /// A key and its new value.
@@ -131,6 +133,28 @@ impl Setting {
     }
 }
 
+impl std::fmt::Display for Setting {
+    /// As [`Setting::parse`] reads it. (Arrays, which it does not read, as Rust shows them.)
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=", self.key)?;
+        match &self.value {
+            Value::U8(v) => write!(f, "u8:{v}"),
+            Value::I8(v) => write!(f, "i8:{v}"),
+            Value::U16(v) => write!(f, "u16:{v}"),
+            Value::I16(v) => write!(f, "i16:{v}"),
+            Value::U32(v) => write!(f, "u32:{v}"),
+            Value::I32(v) => write!(f, "i32:{v}"),
+            Value::F32(v) => write!(f, "f32:{v}"),
+            Value::Bool(v) => write!(f, "bool:{v}"),
+            Value::String(v) => write!(f, "str:{v}"),
+            Value::U64(v) => write!(f, "u64:{v}"),
+            Value::I64(v) => write!(f, "i64:{v}"),
+            Value::F64(v) => write!(f, "f64:{v}"),
+            Value::Array(v) => write!(f, "{v:?}"),
+        }
+    }
+}
+
 impl Layers {
     /// None.
     pub fn is_empty(&self) -> bool {
@@ -209,7 +233,9 @@ mod tests {
             ("a=u64:18446744073709551615", Value::U64(u64::MAX)),
             ("a=f64:1e300", Value::F64(1e300)),
         ] {
-            assert_eq!(Setting::parse(text).unwrap().value, want, "{text}");
+            let setting = Setting::parse(text).unwrap();
+            assert_eq!(setting.value, want, "{text}");
+            assert_eq!(Setting::parse(&setting.to_string()).unwrap(), setting, "{text}");
         }
         for text in [
             "a",

@@ -11,7 +11,7 @@ use qconv_formats::gguf::Metadata;
 /// For a checkpoint: `general.*`, the family's hyper-parameters, the tokenizer. For a GGUF file: its own keys, with type and
 /// quantization version replaced and split keys left out. Then the importance matrix, and what `edits` change.
 pub fn output_metadata(model: &Model, plan: &Plan, edits: &Edits, ui: &Ui) -> Result<Metadata> {
-    let mut metadata = unedited(model, plan, ui)?;
+    let mut metadata = unedited(model, plan, edits, ui)?;
     edits.set(&mut metadata, ui);
     if let Some(importance) = &plan.importance {
         importance.describe(&mut metadata, edits);
@@ -20,14 +20,14 @@ pub fn output_metadata(model: &Model, plan: &Plan, edits: &Edits, ui: &Ui) -> Re
     Ok(metadata)
 }
 
-fn unedited(model: &Model, plan: &Plan, ui: &Ui) -> Result<Metadata> {
+fn unedited(model: &Model, plan: &Plan, edits: &Edits, ui: &Ui) -> Result<Metadata> {
     let Origin::Checkpoint(checkpoint) = model.origin() else {
         return Ok(general::requantized(model.metadata(), plan.mix));
     };
     model.require_tokenizer()?;
     let mut warnings = Vec::new();
     let counts = ParameterCounts::of(plan.tensors.iter().map(|p| (p.name.as_str(), &p.tensor.shape)));
-    let general = general::general(checkpoint, &counts, plan.mix, &mut warnings)?;
+    let general = general::general(checkpoint, edits.folder.as_deref(), &counts, plan.mix, &mut warnings)?;
     warnings.into_iter().for_each(|w| ui.warn(w));
     let mut out = Metadata::new();
     out.set("general.architecture", model.metadata().str("general.architecture").unwrap_or_default());

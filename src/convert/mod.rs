@@ -11,6 +11,7 @@ mod metadata;
 mod plan;
 mod rules;
 mod split;
+mod stamping;
 mod stream;
 
 pub use copy::{Copied, copy};
@@ -24,8 +25,10 @@ pub use split::Split;
 use crate::method::{self, Method};
 use crate::model::{Model, Origin};
 use crate::output::{self, OutputSet};
+use crate::provenance::Record;
 use crate::ui::Ui;
 use anyhow::Result;
+use stamping::Stamping;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,6 +46,8 @@ pub struct Request<'a> {
     pub output: &'a Path,
     /// All of the model in one file, or otherwise.
     pub extent: Extent,
+    /// What the file is to say about how it was made, if anything.
+    pub record: Option<Record>,
     /// Replace an existing file.
     pub force: bool,
     /// Check the file's structure before it appears.
@@ -50,10 +55,10 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A conversion into one file, with round-to-nearest, that replaces nothing and is verified.
+    /// A conversion into one file, with round-to-nearest, that records nothing, replaces nothing and is verified.
     pub fn new(model: &'a Model, plan: &'a Plan<'a>, edits: &'a Edits, output: &'a Path) -> Self {
         let (extent, force, verify) = (Extent::Whole, false, true);
-        Request { model, plan, edits, method: method::ALL[0], output, extent, force, verify }
+        Request { model, plan, edits, method: method::ALL[0], output, extent, record: None, force, verify }
     }
 }
 
@@ -96,7 +101,9 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let Request { model, plan, .. } = request;
     let metadata = output_metadata(model, plan, request.edits, ui)?;
     let path = output::or_in_folder(request.output, output_name(model, plan, &metadata));
-    let layout = Layout::new(&metadata, &plan.entries(), request.extent, &path, ui)?;
+    let mut stamping = request.record.as_ref().map(|r| Stamping::new(model, r, request.extent)).transpose()?;
+    let stamp = stamping.as_ref().map(|s| &s.stamp);
+    let layout = Layout::new(&metadata, plan.entries(), request.extent, &path, stamp, ui)?;
     let sources = sources(model);
     layout.written().iter().try_for_each(|part| output::protect(&part.path, &sources))?;
     ui.refuse_warnings()?;
@@ -107,7 +114,16 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     }
     let source_bytes = plan.tensors[layout.tensors()].iter().map(|p| p.tensor.source_bytes as u64).sum();
     let bar = ui.bytes_bar(source_bytes);
-    stream::tensors(request, &layout, set.files(), &bar)?;
+    match &mut stamping {
+        None => stream::tensors(request, &layout, set.files(), None, &bar)?,
+        Some(stamping) => {
+            let heads = stamping
+                .during(&layout, |hashes| stream::tensors(request, &layout, set.files(), Some(hashes), &bar))?;
+            for (writer, file) in heads.iter().zip(set.files()) {
+                file.write_at(0, writer.head())?;
+            }
+        }
+    }
     bar.finish_and_clear();
     if request.verify {
         let parts: Vec<PathBuf> = set.files().iter().map(|f| f.part().to_owned()).collect();

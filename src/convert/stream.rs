@@ -4,6 +4,7 @@ use super::{Layout, Planned, Request};
 use crate::error::{caller, malformed};
 use crate::model::ModelTensor;
 use crate::output::OutputFile;
+use crate::provenance::{self, TensorHashes};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use qconv_kernels::cpu::Isa;
@@ -21,17 +22,32 @@ struct Slice {
 }
 
 /// Converts the tensors that a layout has into their places in its `files`.
-pub fn tensors(request: &Request, layout: &Layout, files: &[OutputFile], bar: &ProgressBar) -> Result<()> {
+pub fn tensors(
+    request: &Request,
+    layout: &Layout,
+    files: &[OutputFile],
+    hashes: Option<&TensorHashes>,
+    bar: &ProgressBar,
+) -> Result<()> {
     Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
     let slices = slices(&request.plan.tensors, layout.tensors());
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let error = Mutex::new(None);
+    let hash = |slice: &Slice, bytes: &[u8]| {
+        let Some(hashes) = hashes else { return Ok(()) };
+        let planned = &request.plan.tensors[slice.tensor];
+        let at = (slice.rows.start * planned.row_bytes()) as u64;
+        // Who stops here because of another's failure has nothing to say.
+        match hashes.add(slice.tensor, planned.bytes(), at, bytes, || failed.load(Ordering::Relaxed)) {
+            Ok(_) | Err(provenance::Failed) => anyhow::Ok(()),
+        }
+    };
     rayon::broadcast(|_| {
         let mut scratch = Scratch::default();
         while !failed.load(Ordering::Relaxed) {
             let Some(slice) = slices.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            if let Err(e) = convert(request, layout, files, slice, &mut scratch) {
+            if let Err(e) = convert(request, layout, files, slice, &mut scratch, &hash) {
                 // The first slice in file order is told about, whichever thread came first.
                 failed.store(true, Ordering::Relaxed);
                 let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -77,6 +93,7 @@ fn convert(
     files: &[OutputFile],
     slice: &Slice,
     scratch: &mut Scratch,
+    hash: &dyn Fn(&Slice, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let planned = &request.plan.tensors[slice.tensor];
     let tensor = planned.tensor;
@@ -93,6 +110,7 @@ fn convert(
             return Err(not_finite(request, tensor, at, "NaN or infinite scale"));
         }
         file.write_at(offset, bytes)?;
+        hash(slice, bytes)?;
     } else {
         scratch.floats.resize(slice.rows.len() * cols, 0.0);
         scratch.packed.resize(slice.rows.len() * row_bytes, 0);
@@ -120,6 +138,7 @@ fn convert(
             )));
         }
         file.write_at(offset, &scratch.packed)?;
+        hash(slice, &scratch.packed)?;
     }
     request.model.forget_rows(tensor, slice.rows.clone());
     Ok(())

@@ -7,6 +7,7 @@
 mod card;
 
 use crate::naming::{NameParts, ParameterCounts, title};
+use crate::provenance;
 use crate::recipe::Mix;
 use card::{Card, Yaml};
 use qconv_formats::checkpoint::Checkpoint;
@@ -83,16 +84,18 @@ const SAMPLING: &[(&str, Kind, &[&str])] = &[
 /// Their order is llama.cpp's converter's: type, sampling, names, licence, sources, base models, datasets, tags, languages; then
 /// `general.quantization_version` and `general.file_type`, which there come behind the architecture's own keys.
 /// Whatever is wrong with the card or with `generation_config.json` is a warning, never an error; errors are the system's.
+/// `folder_name` stands for the folder's own.
 pub fn general(
     checkpoint: &Checkpoint,
+    folder_name: Option<&str>,
     counts: &ParameterCounts,
     mix: &Mix,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Metadata> {
     let folder = checkpoint.folder();
-    let name = match folder.file_name() {
+    let name = match folder_name {
         Some(name) => name.to_owned(),
-        None => folder.canonicalize()?.file_name().unwrap_or_default().to_owned(), // "." and ".."
+        None => self::folder_name(folder)?,
     };
     let generation = checkpoint.json("generation_config.json").unwrap_or_else(|e| {
         warnings.push(format!("{e}; no sampling parameters are taken from it"));
@@ -102,22 +105,34 @@ pub fn general(
         card: read_card(&folder.join("README.md"), warnings),
         config: checkpoint.config(),
         generation: generation.as_ref(),
-        folder: &name.to_string_lossy(),
+        folder: &name,
     };
     Ok(sources.metadata(counts, mix, warnings))
 }
 
-/// All metadata of a GGUF file for one that is made from it: everything is copied but the numbers of its parts (`split.*`);
+/// All metadata of a GGUF file for one that is made from it: everything is copied but the numbers of its parts (`split.*`) and
+/// what qconv says about how it was made (`qconv.*`);
 /// [`QUANTIZATION_VERSION`] and the file type stand at the end, where llama-quantize puts them.
 pub fn requantized(source: &Metadata, mix: &Mix) -> Metadata {
     let mut meta = Metadata::new();
-    for (key, value) in source.iter().filter(|(key, _)| !key.starts_with("split.")) {
+    for (key, value) in
+        source.iter().filter(|(key, _)| !key.starts_with("split.") && !key.starts_with(provenance::PREFIX))
+    {
         meta.set(key, value.clone());
     }
     meta.remove("general.quantization_version");
     meta.remove("general.file_type");
     finish(&mut meta, mix);
     meta
+}
+
+/// The name of a source folder, from which a model's name may come.
+pub fn folder_name(folder: &Path) -> anyhow::Result<String> {
+    let name = match folder.file_name() {
+        Some(name) => name.to_owned(),
+        None => folder.canonicalize()?.file_name().unwrap_or_default().to_owned(), // "." and ".."
+    };
+    Ok(name.to_string_lossy().into_owned())
 }
 
 fn finish(meta: &mut Metadata, mix: &Mix) {

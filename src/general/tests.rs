@@ -176,7 +176,7 @@ fn a_checkpoint_gives_its_metadata() {
     let checkpoint = Checkpoint::open(&path).unwrap();
     let mut warnings = Vec::new();
     let mix = Mix::by_name("q8_0").unwrap();
-    let meta = general(&checkpoint, &counts([5_000_000; 4]), mix, &mut warnings).unwrap();
+    let meta = general(&checkpoint, None, &counts([5_000_000; 4]), mix, &mut warnings).unwrap();
     assert_eq!(meta.str("general.license"), Some("mit"));
     assert_eq!(default_name(&meta, mix), "Tiny-5M-Chat-v2-Q8_0.gguf");
     assert!(warnings.len() == 1 && warnings[0].contains("generation_config.json"), "{warnings:?}");

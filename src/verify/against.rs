@@ -113,7 +113,10 @@ impl TensorReport {
     }
 }
 
-/// Hyper-parameters and tokenizer: what both have must agree. `general.*` may differ: names, types and authors change.
+/// Keys that may differ: names, types and authors change, files are split and merged, and qconv says how each was made.
+const OTHERS: &[&str] = &["general.", "split.", crate::provenance::PREFIX];
+
+/// Hyper-parameters and tokenizer: what both have must agree.
 fn metadata(gguf: &Gguf, source: &Model, findings: &mut Findings) {
     let ours = gguf.metadata();
     if let (Some(a), Some(b)) = (ours.str("general.architecture"), source.metadata().str("general.architecture"))
@@ -122,7 +125,7 @@ fn metadata(gguf: &Gguf, source: &Model, findings: &mut Findings) {
         findings.problem("key general.architecture", format!("is {a:?}, the source is {b:?}"));
         return;
     }
-    for (key, theirs) in source.metadata().iter().filter(|(key, _)| !key.starts_with("general.")) {
+    for (key, theirs) in source.metadata().iter().filter(|(key, _)| !OTHERS.iter().any(|o| key.starts_with(o))) {
         let Some(value) = ours.get(key) else { continue };
         if same(value, theirs) {
             continue;

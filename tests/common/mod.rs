@@ -55,6 +55,15 @@ pub fn listing(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Copies the files of a folder.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
 /// A checkpoint folder that tests build and damage.
 pub struct TestCheckpoint {
     /// Where it is.

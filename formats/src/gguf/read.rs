@@ -13,7 +13,6 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Gguf {
     version: u32,
-    metadata: Metadata,
     tensors: Vec<TensorInfo>,
     files: Vec<GgufFile>,
 }
@@ -22,6 +21,7 @@ pub struct Gguf {
 #[derive(Debug)]
 pub struct GgufFile {
     map: Arc<Mapped>,
+    metadata: Metadata,
     alignment: usize,
     data_start: usize,
     tensors: Range<usize>,
@@ -102,8 +102,8 @@ impl Gguf {
         // A file without tensors may end anywhere behind the table.
         let data_start = if count == 0 { end.min(map.bytes().len()) } else { end.div_ceil(alignment) * alignment };
         place_tensors(&mut tensors, data_start, alignment, &map)?;
-        let file = GgufFile { map: Arc::new(map), alignment, data_start, tensors: 0..tensors.len() };
-        Ok(Gguf { version, metadata, tensors, files: vec![file] })
+        let file = GgufFile { map: Arc::new(map), metadata, alignment, data_start, tensors: 0..tensors.len() };
+        Ok(Gguf { version, tensors, files: vec![file] })
     }
 
     /// Puts the next part of a set behind this one; only its tensors count.
@@ -130,9 +130,9 @@ impl Gguf {
         self.version
     }
 
-    /// Keys and values.
+    /// Keys and values; of a set, those of its first file.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        &self.files[0].metadata
     }
 
     /// The tensor table in file order.
@@ -182,6 +182,11 @@ impl GgufFile {
     /// The file.
     pub fn map(&self) -> &Mapped {
         &self.map
+    }
+
+    /// Its own keys and values.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// Alignment of tensor data.

@@ -2,7 +2,7 @@
 
 use super::importance::ImportanceArgs;
 use super::naming::Naming;
-use crate::convert::{Edits, Layers};
+use crate::convert::{Edits, Layers, Setting};
 use crate::error::caller;
 use crate::method::{self, Method};
 use crate::recipe::{self, Mix, Options, Override};
@@ -19,7 +19,7 @@ const MOST: u64 = 1 << 20;
 pub struct Choices {
     /// Type of the new file: q4_k_m, q8_0, iq4_xs, bf16, ... (see `qconv types`)
     #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = parse_mix)]
-    pub mix: &'static Mix,
+    pub mix: Option<&'static Mix>,
 
     /// How weights are quantized
     #[arg(long, default_value = "rtn", value_parser = parse_method)]
@@ -61,6 +61,10 @@ pub struct Choices {
     #[arg(long)]
     pub allow_requantize: bool,
 
+    /// Keys that are set without being an option.
+    #[arg(skip)]
+    pub also_set: Vec<Setting>,
+
     /// Names, authors, other keys.
     #[command(flatten)]
     pub naming: Naming,
@@ -95,8 +99,43 @@ impl Choices {
     }
 
     /// What is changed in the model.
-    pub fn edits(&self) -> Edits {
-        Edits { settings: self.naming.settings(), prune: self.prune_layers.clone().unwrap_or_default() }
+    pub fn edits(&self, folder: Option<String>) -> Edits {
+        let prune = self.prune_layers.clone().unwrap_or_default();
+        let mut settings = self.naming.settings();
+        settings.extend(self.also_set.iter().cloned());
+        Edits { settings, prune, folder }
+    }
+
+    /// The type, which is no option.
+    pub fn mix(&self) -> Result<&'static Mix> {
+        self.mix.ok_or_else(|| caller("--type TYPE is needed, such as --type q4_k_m (see `qconv types`)"))
+    }
+
+    /// These choices as arguments that give them again, without a look at other files but the importance matrix.
+    pub fn recipe(&self) -> Result<Vec<String>> {
+        let mut args = Vec::new();
+        let mut option = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
+        self.mix.iter().for_each(|mix| option("--type", mix.name.to_owned()));
+        option("--method", self.method.name.to_owned());
+        for rule in self.options()?.overrides {
+            option("--tensor-type", format!("{}={}", rule.pattern.as_str(), rule.format.name));
+        }
+        for (flag, format) in
+            [("--output-tensor-type", self.output_tensor_type), ("--token-embedding-type", self.token_embedding_type)]
+        {
+            format.into_iter().for_each(|f| option(flag, f.name.to_owned()));
+        }
+        self.prune_layers.iter().for_each(|layers| option("--prune-layers", layers.to_string()));
+        args.extend(self.naming.recipe());
+        args.extend(self.importance.recipe());
+        for (flag, given) in [
+            ("--pure", self.pure),
+            ("--leave-output-tensor", self.leave_output_tensor),
+            ("--allow-requantize", self.allow_requantize),
+        ] {
+            args.extend(given.then(|| flag.to_owned()));
+        }
+        Ok(args)
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct ImportanceArgs {
     /// Importance matrix of `qconv calibrate` or llama-imatrix: errors weigh more in columns that see large activations
     #[arg(long, value_name = "FILE", help_heading = "Importance")]
-    imatrix: Option<PathBuf>,
+    pub imatrix: Option<PathBuf>,
 
     /// Use the matrix only for tensors whose name contains NAME (repeatable)
     #[arg(long, value_name = "NAME", requires = "imatrix", help_heading = "Importance")]
@@ -23,6 +23,15 @@ pub struct ImportanceArgs {
 }
 
 impl ImportanceArgs {
+    /// These options as arguments.
+    pub fn recipe(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        args.extend(self.imatrix.iter().map(|file| format!("--imatrix={}", file.display())));
+        args.extend(self.include_weights.iter().map(|name| format!("--include-weights={name}")));
+        args.extend(self.exclude_weights.iter().map(|name| format!("--exclude-weights={name}")));
+        args
+    }
+
     /// Reads the matrix, if one is asked for. `None` too if the other options leave nothing of it.
     pub fn open(&self, ui: &Ui) -> Result<Option<Importance>> {
         let Some(file) = &self.imatrix else { return Ok(None) };

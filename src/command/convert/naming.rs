@@ -49,6 +49,24 @@ pub struct Naming {
 }
 
 impl Naming {
+    /// These options as arguments.
+    pub fn recipe(&self) -> Vec<String> {
+        let options = [
+            ("--metadata", self.metadata.as_ref().map(|given| &given.text)),
+            ("--model-name", self.model_name.as_ref()),
+            ("--author", self.author.as_ref()),
+            ("--model-version", self.model_version.as_ref()),
+            ("--organization", self.organization.as_ref()),
+            ("--description", self.description.as_ref()),
+            ("--license", self.license.as_ref()),
+        ];
+        // `=`: values may begin with a dash.
+        let mut args: Vec<String> =
+            options.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value?))).collect();
+        args.extend(self.override_kv.iter().map(|setting| format!("--override-kv={setting}")));
+        args
+    }
+
     /// What is to be set, in order: the file, the named options, --override-kv.
     pub fn settings(&self) -> Vec<Setting> {
         let mut all = self.metadata.iter().flat_map(|given| given.settings.clone()).collect::<Vec<_>>();
@@ -73,11 +91,16 @@ impl Naming {
 #[derive(Debug, Clone)]
 struct Given {
     settings: Vec<Setting>,
+    /// The JSON.
+    text: String,
 }
 
 impl Given {
-    /// From a file. Errors name the key.
+    /// From a file, or from the JSON itself, as recipes have it. Errors name the key.
     fn read(path: &str) -> Result<Self> {
+        if path.starts_with('{') {
+            return Self::parse(path).map_err(caller);
+        }
         let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
         if size > MOST {
             return Err(caller(format!("{path}: has {size} bytes, more than any metadata")));
@@ -89,6 +112,7 @@ impl Given {
     fn parse(text: &str) -> Result<Self, String> {
         let json: serde_json::Map<String, Json> =
             serde_json::from_str(text).map_err(|e| format!("is no JSON object: {e}"))?;
+        let text = Json::Object(json.clone()).to_string();
         let mut settings = Vec::new();
         for (key, json) in json {
             let known = general::keys().find(|(k, _)| *k == key);
@@ -106,7 +130,7 @@ impl Given {
             let value = value.ok_or_else(|| format!("{key} is {json}, and {kind} is needed"))?;
             settings.push(Setting { key, value });
         }
-        Ok(Given { settings })
+        Ok(Given { settings, text })
     }
 }
 

@@ -1,0 +1,101 @@
+//! Conversions that are repeated.
+
+use super::{Choices, ImportanceArgs};
+use crate::command::splitting::Splitting;
+use crate::convert::Setting;
+use crate::error::{caller, malformed};
+use crate::provenance::{self, Record};
+use crate::ui::Ui;
+use anyhow::Result;
+use clap::Parser;
+use qconv_formats::gguf::Gguf;
+use std::path::Path;
+
+const IMATRIX_FILE: &str = "quantize.imatrix.file";
+
+/// What a recipe says.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+pub struct Again {
+    #[command(flatten)]
+    pub choices: Choices,
+    #[command(flatten)]
+    pub splitting: Splitting,
+}
+
+/// Beside a recipe there are no other choices, but where the importance matrix lies. An error names the first.
+pub fn nothing_else(choices: &Choices, splitting: &Splitting) -> Result<()> {
+    let mut given = choices.recipe()?;
+    given.extend(splitting.recipe(None));
+    let importance = choices.importance.recipe();
+    given.retain(|arg| !importance.contains(arg));
+    let default = ["--method".to_owned(), crate::method::ALL[0].name.to_owned()];
+    match given.iter().find(|arg| arg.starts_with("--") && !default.contains(arg)) {
+        Some(arg) => Err(caller(format!("{arg} contradicts --recipe-from, which says how to convert"))),
+        None => Ok(()),
+    }
+}
+
+/// Reads a file's recipe. An importance matrix may lie elsewhere now (`importance`), but has to be the same.
+pub fn read(file: &Path, importance: &ImportanceArgs, ui: &Ui) -> Result<(Again, Record)> {
+    let mut record = provenance::recipe_of(file)?;
+    let metadata = Gguf::open_alone(file)?.metadata().clone();
+    let (ours, theirs) = (env!("CARGO_PKG_VERSION"), provenance::version_of(&metadata).unwrap_or("unknown"));
+    if ours != theirs {
+        ui.warn(format!("{}: was written by version {theirs}, this is {ours}; bytes may differ", file.display()));
+    }
+    let mut again = Again::try_parse_from(&record.recipe).map_err(|e| {
+        let what = e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        malformed(file, "key qconv.recipe", format!("is not understood: {what}"))
+    })?;
+    if importance.imatrix.is_some() {
+        again.choices.importance.imatrix = importance.imatrix.clone();
+    }
+    if let (Some(path), Some(recorded)) = (&again.choices.importance.imatrix, provenance::calibration_of(&metadata)) {
+        let found = provenance::hex(&provenance::hash_file(path, &|| false)?);
+        if !recorded.starts_with(&found) {
+            return Err(caller(format!(
+                "{}: is not the importance matrix of {} ({recorded}); name the right one by --imatrix",
+                path.display(),
+                file.display()
+            )));
+        }
+        record.calibrated = Some(recorded.to_owned());
+        record.calibration = Some(path.clone());
+        // What the file was called then is in the metadata.
+        let then = metadata.str(IMATRIX_FILE).filter(|&then| then != path.display().to_string());
+        let renamed = then.map(|then| Setting { key: IMATRIX_FILE.into(), value: then.into() });
+        again.choices.also_set.extend(renamed);
+    }
+    Ok((again, record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Everything that can be chosen is in the recipe, and the recipe gives the same choices again.
+    #[test]
+    fn recipes_hold_every_choice() {
+        let all = [
+            &["--type", "q4_k_m", "--method", "rtn", "--pure", "--tensor-type", "a.b=q8_0"][..],
+            &["--output-tensor-type", "q6_k", "--token-embedding-type", "q8_0", "--leave-output-tensor"],
+            &["--prune-layers", "1,3-4", "--allow-requantize", "--metadata", r#"{"general.tags": ["x", "y"]}"#],
+            &["--model-name=-n", "--author", "a b", "--model-version", "v", "--organization", "o"],
+            &["--description", "d", "--license", "l", "--override-kv", "k=i64:-3", "--imatrix", "i.gguf"],
+            &["--include-weights", "w", "--split-parts", "3"],
+        ];
+        let again = Again::try_parse_from(all.concat()).unwrap_or_else(|e| panic!("{e}"));
+        let recipe = |a: &Again| [a.choices.recipe().unwrap(), a.splitting.recipe(None)].concat();
+        let first = recipe(&again);
+        assert_eq!(first, recipe(&Again::try_parse_from(&first).unwrap_or_else(|e| panic!("{e}"))));
+        // Rules of files become rules; the rest exclude one another.
+        let elsewhere = ["tensor-type-file", "exclude-weights", "split-max-size", "split-max-tensors", "help"];
+        for arg in Again::command().get_arguments() {
+            let Some(flag) = arg.get_long().filter(|f| !elsewhere.contains(f)) else { continue };
+            let there = |a: &String| a.split('=').next() == Some(&format!("--{flag}"));
+            assert!(first.iter().any(there), "--{flag} is not in {first:?}");
+        }
+    }
+}
