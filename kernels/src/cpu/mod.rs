@@ -5,6 +5,7 @@
 //! output element is summed by one thread in a fixed order.
 
 mod attention;
+mod bandwidth;
 mod cache;
 mod cores;
 mod elements;
@@ -22,6 +23,7 @@ mod tests;
 mod tile;
 mod weight;
 
+pub use bandwidth::Bandwidth;
 pub use cache::Cache;
 pub use cores::physical_cores;
 pub use isa::{Avx2, Avx512, Avx512Bf16, Isa};
@@ -177,6 +179,10 @@ impl Backend for Cpu {
     fn name(&self) -> String {
         let threads = self.threads();
         format!("cpu ({}, {threads} thread{})", self.isa.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn read_bandwidth(&self) -> Option<f64> {
+        self.bandwidth().ok().map(Bandwidth::best)
     }
 
     fn weight(&self, tensor: QTensor) -> Result<Weight> {

@@ -131,6 +131,9 @@ impl Bf16Op for Tiles<'_, '_> {
             let steps = count.div_ceil(2);
             for (r, to) in copied.chunks_exact_mut(PIECE).enumerate().take(rows) {
                 let from = &part.bytes[(row + r) * part.row_bytes()..][..part.row_bytes()];
+                for line in (0..4 * PIECE).step_by(64) {
+                    s.prefetch(from.as_ptr().wrapping_add(2 * start + 4 * PIECE + line)); // the next piece
+                }
                 let from = &from[2 * start..][..2 * count];
                 if count % 2 == 1 {
                     to[steps - 1] = 0.0;

@@ -4,6 +4,12 @@ use super::{FEW, ITEM_BYTES, Kind, Part};
 use crate::cpu::Cpu;
 use crate::cpu::simd::{Op, Simd, dispatch};
 
+/// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
+const AHEAD: usize = 2048;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) {
     let rows = |p: &Part<'_>| (ITEM_BYTES / p.row_bytes().max(1)).max(1);
     let items = |p: &Part<'_>| p.rows.div_ceil(rows(p));
@@ -85,70 +91,123 @@ impl Rows<'_, '_> {
         let Part { cols, .. } = *self.part;
         let row_bytes = self.part.row_bytes();
         assert!(self.x.len() >= self.n * cols && row_bytes == cols * F::BYTES, "rows are as long as the activations");
-        for row in self.first..self.first + self.rows {
-            let weights = &self.part.bytes[row * row_bytes..][..row_bytes];
-            let mut sums = [0.0; FEW];
-            // SAFETY: a row of `cols` numbers, and `n` rows of activations of as many.
-            unsafe {
-                match self.n {
-                    1 => dots::<S, F, 1, 8>(s, weights, self.x, cols, &mut sums),
-                    2 => dots::<S, F, 2, 4>(s, weights, self.x, cols, &mut sums),
-                    3 => dots::<S, F, 3, 2>(s, weights, self.x, cols, &mut sums),
-                    _ => dots::<S, F, 4, 2>(s, weights, self.x, cols, &mut sums),
+        match self.n {
+            1 => {
+                for row in self.first..self.first + self.rows {
+                    let weights = &self.part.bytes[row * row_bytes..][..row_bytes];
+                    // SAFETY: a row of `cols` numbers and as many activations; the row belongs to this item alone.
+                    unsafe { self.part.put(0, row, &[dot::<S, F>(s, weights, self.x, cols)]) };
                 }
             }
-            for (token, sum) in sums[..self.n].iter().enumerate() {
+            2 => self.rows::<S, F, 2>(s),
+            3 => self.rows::<S, F, 3>(s),
+            _ => self.rows::<S, F, FEW>(s),
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, F: Stored, const T: usize>(&self, s: S) {
+        let end = self.first + self.rows;
+        let mut row = self.first;
+        // Two rows at a time where the tokens' activations do not fit the first-level cache beside the weights. (More
+        // rows, and two for fewer tokens, are slower: memory is read fastest in one stream.)
+        while T == FEW && row + 2 <= end {
+            self.put::<S, F, T, 2>(s, row);
+            row += 2;
+        }
+        while row < end {
+            self.put::<S, F, T, 1>(s, row);
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn put<S: Simd, F: Stored, const T: usize, const R: usize>(&self, s: S, first: usize) {
+        let row_bytes = self.part.row_bytes();
+        let weights = &self.part.bytes[first * row_bytes..][..R * row_bytes];
+        // SAFETY: `R` rows of `cols` numbers, and `T` rows of as many activations (asserted in `each`).
+        let sums = unsafe { dots::<S, F, T, R>(s, weights, self.x, self.part.cols) };
+        for (r, sums) in sums.iter().enumerate() {
+            for (token, sum) in sums.iter().enumerate() {
                 // SAFETY: this row belongs to this item alone.
-                unsafe { self.part.put(token, row, std::slice::from_ref(sum)) };
+                unsafe { self.part.put(token, first + r, std::slice::from_ref(sum)) };
             }
         }
     }
 }
 
-/// Dot products of a row with `T` tokens, in `U` vectors of partial sums each.
+/// Dot products of `R` rows with `T` tokens: each vector that is loaded serves all of the others.
 ///
 /// # Safety
-/// `weights` has `cols` numbers, `x` has `T * cols`.
+/// `weights` has `R * cols` numbers, `x` has `T * cols`.
 #[inline(always)]
-unsafe fn dots<S: Simd, F: Stored, const T: usize, const U: usize>(
+unsafe fn dots<S: Simd, F: Stored, const T: usize, const R: usize>(
     s: S,
     weights: &[u8],
     x: &[f32],
     cols: usize,
-    out: &mut [f32; FEW],
-) {
+) -> [[f32; T]; R] {
     let (w, x) = (weights.as_ptr(), x.as_ptr());
-    let mut sums = [[s.zero(); U]; T];
-    let step = U * S::LANES;
+    let mut sums = [[s.zero(); T]; R];
     let mut k = 0;
-    // SAFETY: below `cols` everywhere.
+    // SAFETY: below `cols` in every row.
     unsafe {
-        while k + step <= cols {
-            for u in 0..U {
-                let at = k + u * S::LANES;
-                let weights = F::load(s, w.add(at * F::BYTES));
-                for (t, sums) in sums.iter_mut().enumerate() {
-                    sums[u] = s.fma(weights, s.load(x.add(t * cols + at)), sums[u]);
-                }
-            }
-            k += step;
-        }
         while k + S::LANES <= cols {
-            let weights = F::load(s, w.add(k * F::BYTES));
-            for (t, sums) in sums.iter_mut().enumerate() {
-                sums[0] = s.fma(weights, s.load(x.add(t * cols + k)), sums[0]);
+            let mut vectors = [s.zero(); T];
+            for (t, v) in vectors.iter_mut().enumerate() {
+                *v = s.load(x.add(t * cols + k));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let at = w.add((r * cols + k) * F::BYTES);
+                s.prefetch(at.wrapping_add(AHEAD));
+                let a = F::load(s, at);
+                for (sum, v) in sums.iter_mut().zip(vectors) {
+                    *sum = s.fma(a, v, *sum);
+                }
             }
             k += S::LANES;
         }
-        for (t, sums) in sums.iter().enumerate() {
-            let mut sum = sums[0];
-            for more in &sums[1..] {
-                sum = s.add(sum, *more);
-            }
-            out[t] = s.sum(sum);
-            for k in k..cols {
-                out[t] += F::one(w.add(k * F::BYTES)) * x.add(t * cols + k).read();
+        let mut out = [[0.0; T]; R];
+        for (r, (out, sums)) in out.iter_mut().zip(sums).enumerate() {
+            for (t, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                *out = s.sum(sum);
+                for k in k..cols {
+                    *out += F::one(w.add((r * cols + k) * F::BYTES)) * x.add(t * cols + k).read();
+                }
             }
         }
+        out
+    }
+}
+
+/// The dot product with one token, in eight vectors of partial sums: memory is to be the only bound.
+///
+/// # Safety
+/// `weights` and `x` have `cols` numbers.
+#[inline(always)]
+unsafe fn dot<S: Simd, F: Stored>(s: S, weights: &[u8], x: &[f32], cols: usize) -> f32 {
+    const SUMS: usize = 8;
+    let (w, x) = (weights.as_ptr(), x.as_ptr());
+    let mut sums = [s.zero(); SUMS];
+    let mut k = 0;
+    // SAFETY: below `cols` everywhere; prefetching is possible anywhere.
+    unsafe {
+        while k + SUMS * S::LANES <= cols {
+            for ahead in (0..SUMS * S::LANES * F::BYTES).step_by(LINE) {
+                s.prefetch(w.wrapping_add(k * F::BYTES + AHEAD + ahead));
+            }
+            for (u, sum) in sums.iter_mut().enumerate() {
+                let at = k + u * S::LANES;
+                *sum = s.fma(F::load(s, w.add(at * F::BYTES)), s.load(x.add(at)), *sum);
+            }
+            k += SUMS * S::LANES;
+        }
+        while k + S::LANES <= cols {
+            sums[0] = s.fma(F::load(s, w.add(k * F::BYTES)), s.load(x.add(k)), sums[0]);
+            k += S::LANES;
+        }
+        let [a, b, c, d, e, f, g, h] = sums;
+        let sum = s.add(s.add(s.add(a, b), s.add(c, d)), s.add(s.add(e, f), s.add(g, h)));
+        (k..cols).fold(s.sum(sum), |sum, k| sum + F::one(w.add(k * F::BYTES)) * x.add(k).read())
     }
 }

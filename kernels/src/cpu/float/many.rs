@@ -78,6 +78,9 @@ impl Tiles<'_, '_> {
             let steps = PIECE.min(cols - start);
             for r in 0..rows {
                 let from = &part.bytes[(row + r) * part.row_bytes()..][..part.row_bytes()];
+                for line in (0..PIECE * F::BYTES).step_by(64) {
+                    s.prefetch(from.as_ptr().wrapping_add((start + PIECE) * F::BYTES + line)); // the next piece
+                }
                 convert::<S, F>(s, &from[start * F::BYTES..][..steps * F::BYTES], &mut converted[r * PIECE..][..steps]);
             }
             let x = &self.x[piece_start(self.n, piece) + first * PIECE..][..tokens * PIECE];

@@ -94,6 +94,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn swap_pairs(self, v: __m256) -> __m256 {
         // SAFETY: as in `splat`.
         unsafe { _mm256_permute_ps::<0b10_11_00_01>(v) }

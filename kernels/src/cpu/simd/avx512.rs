@@ -86,6 +86,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn swap_pairs(self, v: __m512) -> __m512 {
         // SAFETY: as in `splat`.
         unsafe { _mm512_permute_ps::<0b10_11_00_01>(v) }

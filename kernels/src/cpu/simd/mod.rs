@@ -98,6 +98,12 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// All rows can be read and written, and do not overlap.
     unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 
+    /// Asks for a cache line that will be read soon. Any address is allowed.
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        let _ = at;
+    }
+
     /// Zeros.
     #[inline(always)]
     fn zero(self) -> Self::V {

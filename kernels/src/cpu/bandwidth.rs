@@ -1,0 +1,117 @@
+//! How fast this machine reads memory: the bound of generation.
+
+use super::memory::{Aligned, Pages};
+use super::simd::{Op, Simd, dispatch};
+use super::{Cpu, Split};
+use crate::Result;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Read bandwidth in GB/s, with all threads of the backend.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bandwidth {
+    /// From pages of the usual size (4 KiB), as a mapped file has.
+    pub small_pages: f64,
+    /// From memory for which huge pages were asked (the system may not have given them).
+    pub huge_pages: f64,
+}
+
+impl Bandwidth {
+    /// The better of both.
+    pub fn best(self) -> f64 {
+        self.small_pages.max(self.huge_pages)
+    }
+}
+
+/// How long is read from either kind of pages.
+const TIME: Duration = Duration::from_millis(150);
+
+/// Floats that a thread reads at a time.
+const ITEM: usize = 64 * 1024;
+
+impl Cpu {
+    /// Measures the bandwidth now; about half a second. Errors: not enough memory (a buffer of eight times the last-level
+    /// cache, 128 MiB to 1 GiB).
+    pub fn bandwidth(&self) -> Result<Bandwidth> {
+        let bytes = (8 * last_level_cache().unwrap_or(32 << 20)).clamp(128 << 20, 1 << 30);
+        Ok(Bandwidth {
+            small_pages: self.read_rate(bytes / 4, Pages::Small)?,
+            huge_pages: self.read_rate(bytes / 4, Pages::Huge)?,
+        })
+    }
+
+    /// The median over several passes, so that neither a pause nor a lucky moment counts.
+    fn read_rate(&self, floats: usize, pages: Pages) -> Result<f64> {
+        let items = floats / ITEM;
+        let mut data = Aligned::<f32>::with_pages(items * ITEM, "the buffer for measuring bandwidth", pages)?;
+        {
+            // Pages that were never written are all the same one.
+            let data = Split::new(&mut data);
+            // SAFETY: each part belongs to one item.
+            self.pool.run(items, |i| unsafe { data.slice(i * ITEM, ITEM) }.fill(1.0));
+        }
+        let mut rates = Vec::new();
+        let begin = Instant::now();
+        while begin.elapsed() < TIME || rates.len() < 3 {
+            let start = Instant::now();
+            self.pool.run(items, |i| {
+                black_box(dispatch(self.isa, Read(&data[i * ITEM..][..ITEM])));
+            });
+            rates.push((items * ITEM * 4) as f64 / start.elapsed().as_secs_f64() / 1e9);
+        }
+        rates.sort_unstable_by(f64::total_cmp);
+        Ok(rates[rates.len() / 2])
+    }
+}
+
+/// Adds everything up, which is less work than any product.
+struct Read<'a>(&'a [f32]);
+
+impl Op for Read<'_> {
+    type Out = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        const SUMS: usize = 8;
+        let mut sums = [s.zero(); SUMS];
+        for chunk in self.0.chunks_exact(SUMS * S::LANES) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the chunk holds so many vectors.
+                *sum = s.add(*sum, unsafe { s.load(chunk.as_ptr().add(i * S::LANES)) });
+            }
+        }
+        sums.iter().map(|sum| s.sum(*sum)).sum()
+    }
+}
+
+/// Bytes of the largest cache; `None` where the system does not tell.
+fn last_level_cache() -> Option<usize> {
+    let sizes = (0..8).filter_map(|i| {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{i}/size")).ok()?;
+        let text = text.trim();
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let unit = match unit {
+            "K" => 1 << 10,
+            "M" => 1 << 20,
+            _ => 1,
+        };
+        number.parse::<usize>().ok()?.checked_mul(unit)
+    });
+    sizes.max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Backend;
+    use crate::cpu::Options;
+
+    #[test]
+    fn bandwidth_is_a_number_that_memory_can_have() {
+        let cpu = Cpu::new(Options { threads: Some(2), ..Options::default() }).unwrap();
+        let Bandwidth { small_pages, huge_pages } = cpu.bandwidth().unwrap();
+        for rate in [small_pages, huge_pages, cpu.read_bandwidth().unwrap()] {
+            assert!((0.05..20_000.0).contains(&rate), "{rate} GB/s");
+        }
+    }
+}
