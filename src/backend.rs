@@ -1,7 +1,7 @@
 //! The one place where a backend is chosen.
 
 use crate::error::caller;
-use qconv_kernels::cpu::{self, Activations, Kv};
+use qconv_kernels::cpu::{self, Activations, Kv, Weights};
 use qconv_kernels::{Backend, cuda};
 
 /// `--backend`.
@@ -25,6 +25,15 @@ pub enum CacheFormat {
     F32,
 }
 
+/// `--weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum WeightMemory {
+    /// The mapped file: no load time, memory that other processes share
+    Mapped,
+    /// A copy in huge pages: as much memory again and some load time, for faster generation
+    Copied,
+}
+
 /// Arguments of every command that computes.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct BackendArgs {
@@ -39,6 +48,10 @@ pub struct BackendArgs {
     /// Precision of the key-value cache; f16 by default, as in llama.cpp
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Computing")]
     pub kv: Option<CacheFormat>,
+
+    /// Where the processor reads weights from; mapped by default
+    #[arg(long, value_enum, value_name = "WHERE", help_heading = "Computing")]
+    pub weights: Option<WeightMemory>,
 
     /// Never round activations: by default to 8 bits for products with quantized weights, and to BF16 for prompts and
     /// BF16 weights where the CPU multiplies such; slower
@@ -57,6 +70,9 @@ impl BackendArgs {
         }
         if let Some(kv) = self.kv {
             args.extend(["--kv".to_owned(), name(kv.to_possible_value())]);
+        }
+        if let Some(weights) = self.weights {
+            args.extend(["--weights".to_owned(), name(weights.to_possible_value())]);
         }
         if self.exact {
             args.push("--exact".to_owned());
@@ -90,6 +106,10 @@ pub fn with<T: Task>(args: BackendArgs, task: T) -> anyhow::Result<T::Output> {
         threads,
         activations: if args.exact { Activations::Exact } else { Activations::Int8 },
         kv: if args.kv == Some(CacheFormat::F32) { Kv::F32 } else { Kv::F16 },
+        weights: match args.weights {
+            Some(WeightMemory::Copied) => Weights::Copied,
+            Some(WeightMemory::Mapped) | None => Weights::Mapped,
+        },
         ..cpu::Options::default()
     };
     match args.backend {

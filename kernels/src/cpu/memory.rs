@@ -36,7 +36,7 @@ pub(crate) enum Pages {
 
 impl Pages {
     /// Below this a huge page or two make no difference, and would only take more memory.
-    const LARGE: usize = 8 << 20;
+    const LARGE: usize = 2 << 20;
 
     /// Tells the system. It may refuse, which changes speed and nothing else.
     fn ask(self, base: NonNull<u8>, size: usize) {
@@ -121,6 +121,12 @@ impl<T: Plain> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and the borrow is unique.
         unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Aligned<u8> {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

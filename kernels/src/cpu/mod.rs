@@ -33,9 +33,10 @@ use crate::{Activation, Attention, Backend, CacheShape, Error, Norm, Product, Re
 use elements::{Apply, Function, NormRow};
 use memory::{Aligned, Split, Workspace};
 use pool::Pool;
-use qconv_formats::QTensor;
+use qconv_formats::{QTensor, SharedBytes};
 use simd::dispatch;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::Mutex;
 
 /// Elements below which a loop is not worth waking other threads for.
@@ -52,6 +53,19 @@ pub struct Options {
     pub activations: Activations,
     /// Precision of the key-value cache.
     pub kv: Kv,
+    /// Where weights are read from.
+    pub weights: Weights,
+}
+
+/// Where weights are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Weights {
+    /// The mapped file: no load time, and pages that all processes share and the system may drop.
+    #[default]
+    Mapped,
+    /// A copy in memory with huge pages, where the system gives them: faster to read, for as much memory again and the time
+    /// to copy.
+    Copied,
 }
 
 /// Precision of activations in products with block-quantized and with BF16 weights. F32 and F16 weights always meet f32
@@ -135,6 +149,23 @@ impl Cpu {
         &self.options
     }
 
+    /// The same tensor in memory of its own, copied by all threads.
+    fn copy(&self, tensor: QTensor) -> Result<QTensor> {
+        const PIECE: usize = 1 << 20;
+        let from = tensor.bytes();
+        let mut bytes = Aligned::<u8>::zeroed(from.len(), "a copy of the weights (see --weights)")?;
+        let to = Split::new(&mut bytes);
+        self.pool.run(from.len().div_ceil(PIECE), |i| {
+            let from = &from[i * PIECE..from.len().min((i + 1) * PIECE)];
+            // SAFETY: each piece belongs to one item.
+            unsafe { to.slice(i * PIECE, from.len()) }.copy_from_slice(from);
+        });
+        let range = 0..from.len();
+        let bytes = SharedBytes::new(Arc::new(bytes), range);
+        let copied = QTensor::new(tensor.format(), tensor.shape().clone(), bytes);
+        Ok(copied.expect("the shape and the size are those of the original"))
+    }
+
     /// Runs `f` over rows of `width` floats of `x`, in parallel where that pays.
     fn rows(&self, x: &mut [f32], rows: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
         let x = Split::new(&mut x[..rows * width]);
@@ -178,7 +209,11 @@ impl Backend for Cpu {
 
     fn name(&self) -> String {
         let threads = self.threads();
-        format!("cpu ({}, {threads} thread{})", self.isa.name(), if threads == 1 { "" } else { "s" })
+        let weights = match self.options.weights {
+            Weights::Mapped => "",
+            Weights::Copied => ", weights copied",
+        };
+        format!("cpu ({}, {threads} thread{}{weights})", self.isa.name(), if threads == 1 { "" } else { "s" })
     }
 
     fn read_bandwidth(&self) -> Option<f64> {
@@ -186,7 +221,10 @@ impl Backend for Cpu {
     }
 
     fn weight(&self, tensor: QTensor) -> Result<Weight> {
-        Weight::new(tensor)
+        match self.options.weights {
+            Weights::Mapped => Weight::new(tensor),
+            Weights::Copied => Weight::new(self.copy(tensor)?),
+        }
     }
 
     fn buffer(&self, len: usize) -> Result<Buffer> {

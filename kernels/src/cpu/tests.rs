@@ -35,7 +35,8 @@ fn backends(activations: Activations) -> Vec<Cpu> {
     let mut all = Vec::new();
     for name in Cpu::isa_names() {
         for threads in [1, 2, 3, 7] {
-            let options = Options { threads: Some(threads), isa: Isa::by_name(name), activations, kv: Kv::F32 };
+            let isa = Isa::by_name(name);
+            let options = Options { threads: Some(threads), isa, activations, kv: Kv::F32, ..Options::default() };
             all.push(Cpu::new(options).unwrap());
         }
     }
@@ -361,6 +362,26 @@ fn the_impossible_is_refused_with_an_error() {
     let shape = CacheShape { layers: usize::MAX, positions: 8, kv_heads: 2, key_width: 8, value_width: 8 };
     assert!(matches!(cpu.cache(shape).err(), Some(Error::OutOfMemory { .. })));
     assert!(Cpu::new(Options { threads: Some(0), ..Options::default() }).is_err());
+}
+
+#[test]
+fn copied_weights_are_the_same() {
+    let mut random = Random::new(8);
+    for format in formats() {
+        let (tensor, weights) = random_weight(&mut random, format, &[700, 4 * format.block_weights.max(64)]);
+        let options = Options { threads: Some(3), weights: Weights::Copied, ..Options::default() };
+        let cpu = Cpu::new(options).unwrap();
+        let copied = cpu.weight(tensor.clone()).unwrap();
+        assert_ne!(copied.tensor().bytes().as_ptr(), tensor.bytes().as_ptr(), "{format:?}: not copied");
+        assert_eq!(copied.tensor().bytes(), tensor.bytes(), "{format:?}");
+        assert_eq!(copied.tensor().shape(), tensor.shape(), "{format:?}");
+        drop(tensor);
+        let mut row = vec![0.0; copied.cols()];
+        copied.dequantize(699, 0, &mut row);
+        assert_eq!(row, weights[weights.len() - row.len()..], "{format:?}");
+    }
+    let options = Options { threads: Some(1), isa: Some(Isa::Scalar), weights: Weights::Copied, ..Options::default() };
+    assert_eq!(Cpu::new(options).unwrap().name(), "cpu (scalar, 1 thread, weights copied)");
 }
 
 #[test]
