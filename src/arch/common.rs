@@ -225,9 +225,15 @@ fn read_rope(keys: &Keys, style: RopeStyle, key_dim: usize) -> Result<RopePlan> 
         Some("yarn") => RopeScaling::Yarn {
             factor: factor()?,
             original: keys.maybe_size("rope.scaling.original_context_length")?.unwrap_or(keys.size("context_length")?),
-            attention: keys
-                .maybe_float("rope.scaling.yarn_attn_factor")?
-                .or(keys.maybe_float("rope.scaling.attn_factor")?),
+            // The first is transformers' `attention_factor`, the whole of it; the second multiplies the usual one, as
+            // llama.cpp has it.
+            attention: match keys.maybe_float("rope.scaling.yarn_attn_factor")? {
+                Some(whole) => Some(whole),
+                None => {
+                    let usual = 0.1 * factor()?.max(1.0).ln() + 1.0;
+                    keys.maybe_float("rope.scaling.attn_factor")?.map(|times| times * usual)
+                }
+            },
             beta_fast: keys.maybe_float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: keys.maybe_float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         },
