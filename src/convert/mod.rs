@@ -99,6 +99,12 @@ pub struct Summary {
 pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let started = Instant::now();
     let Request { model, plan, .. } = request;
+    for planned in &plan.tensors {
+        (request.method.suits)(planned.format).map_err(|why| {
+            let (method, format) = (request.method.name, planned.format.name);
+            crate::error::caller(format!("--method {method}: tensor {} becomes {format}, but {why}", planned.name))
+        })?;
+    }
     let metadata = output_metadata(model, plan, request.edits, ui)?;
     let path = output::or_in_folder(request.output, output_name(model, plan, &metadata));
     let mut stamping = request.record.as_ref().map(|r| Stamping::new(model, r, request.extent)).transpose()?;

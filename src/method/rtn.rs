@@ -16,4 +16,5 @@ pub static RTN: Method = Method {
             quantize(row, importance, out);
         }
     },
+    suits: |_| Ok(()),
 };
