@@ -5,9 +5,11 @@
 
 mod collect;
 mod statistics;
+mod text;
 
 pub use collect::Collector;
 pub use statistics::{TensorStatistics, statistics};
+pub use text::{Collected, Request, collect};
 
 use crate::engine::{Engine, Observer, SessionOptions};
 use crate::error::caller;

@@ -1,20 +1,15 @@
 //! `qconv calibrate MODEL --file TEXT -o imatrix.gguf`
 
 use super::Run;
-use crate::backend::{self, BackendArgs, Task};
-use crate::calibrate::{self, Collector, Options};
-use crate::engine::Engine;
-use crate::eval;
+use crate::backend::BackendArgs;
+use crate::calibrate::{self, Collected, Request};
 use crate::model::Model;
 use crate::output::{self, OutputFile};
-use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::ui::{self, Ui};
 use crate::{outln, report};
 use clap::Args;
 use qconv_formats::imatrix::Imatrix;
-use qconv_kernels::Backend;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Arguments of `qconv calibrate`.
 #[derive(Args)]
@@ -40,9 +35,9 @@ pub struct Calibrate {
     #[arg(short, long, value_name = "FILE", default_value = "imatrix.gguf")]
     output: PathBuf,
 
-    /// Tokens of a chunk
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
-    ctx: usize,
+    /// Tokens of a chunk [default: 512, or the model's context if that is smaller]
+    #[arg(short, long, value_name = "N")]
+    ctx: Option<usize>,
 
     /// At most N chunks
     #[arg(long, value_name = "N")]
@@ -78,70 +73,30 @@ impl Run for Calibrate {
         let model = Model::open(&self.model, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));
         output::protect(&self.output, &[model.path(), &self.file])?;
-        backend::with(self.backend, Job { args: self, model, ui })
-    }
-}
-
-struct Job<'a> {
-    args: Calibrate,
-    model: Model,
-    ui: &'a Ui,
-}
-
-impl Task for Job<'_> {
-    type Output = ();
-
-    fn run<B: Backend>(self, backend: &B) -> anyhow::Result<()> {
-        let Job { args, model, ui } = self;
-        let started = Instant::now();
-        let mut warnings = Vec::new();
-        let engine = Engine::load(backend, &model, &mut warnings)?;
-        warnings.into_iter().for_each(|w| ui.warn(w));
-        let mut output = args.process_output;
-        if output && model.tensor("output.weight").is_none() {
-            ui.warn("--process-output has no effect: the embeddings serve as output, and they have no entry");
-            output = false;
-        }
-        let trained = engine.plan().context;
-        if args.ctx > trained {
-            ui.warn(format!("the model was trained on {trained} positions; chunks of {} go beyond", args.ctx));
-        }
-        ui.refuse_warnings()?;
-        model.require_tokenizer()?;
-        let tokenizer = Tokenizer::from_metadata(model.metadata(), model.path())?;
-        tokenizer.warnings().iter().for_each(|w| ui.warn(w));
-        let text = eval::read_text(&args.file)?;
-        let tokens = if args.parse_special {
-            tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })
-        } else {
-            eval::tokens(&tokenizer, &text)
+        let request = Request {
+            file: &self.file,
+            ctx: self.ctx,
+            chunks: self.chunks,
+            skip: self.skip_chunks,
+            output: self.process_output,
+            parse_special: self.parse_special,
+            computing: self.backend,
         };
-        let bos = eval::bos(&tokenizer);
-        let options = Options { ctx: args.ctx, skip: args.skip_chunks, chunks: args.chunks, bos, output };
-        let mut collector = Collector::new(engine.plan(), output);
-        let bar = ui.steps_bar(0);
-        let chunks = calibrate::run(&engine, &tokens, &options, &mut collector, |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
-        let matrix = collector.finish(&args.file.display().to_string(), args.ctx, model.path())?;
+        let Collected { matrix, chunks, ctx, backend, seconds } = calibrate::collect(&model, &request, ui)?;
         warn(&matrix, ui);
-        save(&matrix, &args.output, args.force, ui)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let seen = chunks * args.ctx;
-        if args.json {
+        save(&matrix, &self.output, self.force, ui)?;
+        let seen = chunks * ctx;
+        if self.json {
             return report::print_json(&serde_json::json!({
-                "output": args.output, "model": args.model, "file": args.file, "entries": matrix.entries.len(),
-                "chunks": chunks, "ctx": args.ctx, "tokens": seen, "backend": backend.name(), "seconds": seconds,
+                "output": self.output, "model": self.model, "file": self.file, "entries": matrix.entries.len(),
+                "chunks": chunks, "ctx": ctx, "tokens": seen, "backend": backend, "seconds": seconds,
                 "tokens_per_second": seen as f64 / seconds, "warnings": ui.warnings(),
             }));
         }
         outln!(
-            "{}: {} entries from {chunks} chunks of {} tokens in {}, {:.0} tokens/s",
-            args.output.display(),
+            "{}: {} entries from {chunks} chunks of {ctx} tokens in {}, {:.0} tokens/s",
+            self.output.display(),
             matrix.entries.len(),
-            args.ctx,
             ui::seconds(seconds),
             seen as f64 / seconds
         );

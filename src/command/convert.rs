@@ -11,8 +11,10 @@ pub use importance::ImportanceArgs;
 
 use super::Run;
 use super::splitting::{Splitting, parse_part};
+use crate::backend::BackendArgs;
 use crate::convert::{self, Plan, Request};
 use crate::engine::memory;
+use crate::error::caller;
 use crate::model::Model;
 use crate::provenance::Record;
 use crate::ui::Ui;
@@ -29,6 +31,7 @@ Examples:
   qconv convert model -t q4_k_m --tensor-type 'ffn_down=q6_k' --output-tensor-type q8_0
   qconv convert model -t q8_0 --prune-layers 20-27 --override-kv llama.context_length=int:4096
   qconv convert model -t iq2_xs --imatrix imatrix.gguf
+  qconv convert model -t q3_k_m --calibration text.txt --calibration-chunks 100
   qconv convert model --recipe-from model-Q4_K_M.gguf -o again.gguf
 
 The conversion is one pass: no 16-bit file in between, and memory does not grow with the model.
@@ -98,7 +101,7 @@ impl Run for Convert {
             }
             None => Record {
                 recipe: [self.choices.recipe()?, self.splitting.recipe(self.part)].concat(),
-                calibration: self.choices.importance.imatrix.clone(),
+                calibration: self.choices.importance.data().cloned(),
                 ..Record::default()
             },
         };
@@ -107,8 +110,18 @@ impl Run for Convert {
         let mut warnings = Vec::new();
         let model = Model::open(&self.source, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));
-        let importance = self.choices.importance.open(ui)?;
-        options.has_imatrix = importance.is_some();
+        let calibrate = self.choices.importance.calibration.is_some();
+        if calibrate && self.part.is_some() {
+            let how = "collect the importance matrix once with `qconv calibrate` and give it to all by --imatrix";
+            return Err(caller(format!("--part does not go with --calibration: {how}")));
+        }
+        // What is only planned is not calibrated.
+        let computing = BackendArgs { threads: self.threads.map(|n| n.get().min(1024) as u16), ..BackendArgs::default() };
+        let importance = match calibrate && self.dry_run {
+            true => None,
+            false => self.choices.importance.open(&model, computing, ui)?,
+        };
+        options.has_imatrix = importance.is_some() || calibrate && self.dry_run;
         let mut plan = Plan::new(&model, self.choices.mix()?, &options, &edits, self.choices.allow_requantize, ui)?;
         if let Some(importance) = &importance {
             plan.weigh(&model, importance, ui)?;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Importance {
     file: String,
+    collected: bool,
     dataset: Option<String>,
     chunks: u32,
     entries: BTreeMap<String, Entry>,
@@ -37,8 +38,10 @@ struct Entry {
 /// What became of the importance in a plan.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Weighing {
-    /// The file, as it was named.
+    /// The file, as it was named: the matrix, or the text if it was collected in this run.
     pub file: String,
+    /// It was collected in this run.
+    pub collected: bool,
     /// The text that it was made from.
     pub dataset: Option<String>,
     /// Chunks of that text.
@@ -77,10 +80,16 @@ impl Importance {
         });
         Ok(Importance {
             file: file.display().to_string(),
+            collected: false,
             dataset: matrix.datasets.first().cloned(),
             chunks: matrix.chunk_count,
             entries: entries.collect(),
         })
+    }
+
+    /// Of a matrix that was collected from `text` in this run, and lies in no file.
+    pub fn collected(matrix: &Imatrix, text: &Path, include: &[String], exclude: &[String]) -> Result<Self> {
+        Ok(Importance { collected: true, ..Self::new(matrix, text, include, exclude)? })
     }
 
     /// No entry is left: as if there were no matrix at all.
@@ -97,6 +106,7 @@ impl Plan<'_> {
     pub fn weigh(&mut self, model: &Model, importance: &Importance, ui: &Ui) -> Result<()> {
         let mut found = Weighing {
             file: importance.file.clone(),
+            collected: importance.collected,
             dataset: importance.dataset.clone(),
             chunks: importance.chunks,
             entries: importance.entries.len(),
@@ -185,14 +195,16 @@ impl Planned<'_> {
 }
 
 impl Weighing {
-    /// The keys that llama-quantize writes; what the caller sets himself stays.
+    /// The keys that llama-quantize writes; what the caller sets himself stays. A matrix of this run has no file.
     pub fn describe(&self, metadata: &mut Metadata, edits: &Edits) {
         let mut set = |key: &str, value: Value| {
             if !edits.settings.iter().any(|s| s.key == key) {
                 metadata.set(key, value);
             }
         };
-        set("quantize.imatrix.file", self.file.as_str().into());
+        if !self.collected {
+            set("quantize.imatrix.file", self.file.as_str().into());
+        }
         if let Some(dataset) = &self.dataset {
             set("quantize.imatrix.dataset", dataset.as_str().into());
         }

@@ -6,7 +6,7 @@
 //! | `qconv.recipe` | the options that decide about bytes, as they are given to `qconv convert` |
 //! | `qconv.source.folder` | the name of a source folder, from which a model's name may come |
 //! | `qconv.source.sha256` | `DIGEST  NAME` of each source file; `NAME#header` where only the header was read |
-//! | `qconv.calibration.sha256` | `DIGEST  NAME` of the importance matrix |
+//! | `qconv.calibration.sha256` | `DIGEST  NAME` of the importance matrix, or of the text that gave it |
 //! | `qconv.fingerprint` | digest of all that, with headers for weights: the same in all parts of a model |
 //! | `qconv.tensors.sha256` | `DIGEST  NAME` of each tensor's data in this file, without padding |
 //! | `qconv.head.sha256` | digest of all bytes before the first tensor, with 64 zeros in its own place |

@@ -11,7 +11,9 @@ use clap::Parser;
 use qconv_formats::gguf::Gguf;
 use std::path::Path;
 
+/// What importance was made from, a matrix or a text.
 const IMATRIX_FILE: &str = "quantize.imatrix.file";
+const IMATRIX_TEXT: &str = "quantize.imatrix.dataset";
 
 /// What a recipe says.
 #[derive(Parser)]
@@ -23,12 +25,11 @@ pub struct Again {
     pub splitting: Splitting,
 }
 
-/// Beside a recipe there are no other choices, but where the importance matrix lies. An error names the first.
+/// Beside a recipe there are no other choices, but where the importance matrix or the text for it lies. An error names the first.
 pub fn nothing_else(choices: &Choices, splitting: &Splitting) -> Result<()> {
     let mut given = choices.recipe()?;
     given.extend(splitting.recipe(None));
-    let importance = choices.importance.recipe();
-    given.retain(|arg| !importance.contains(arg));
+    given.retain(|arg| !arg.starts_with("--imatrix=") && !arg.starts_with("--calibration="));
     let default = ["--method".to_owned(), crate::method::ALL[0].name.to_owned()];
     match given.iter().find(|arg| arg.starts_with("--") && !default.contains(arg)) {
         Some(arg) => Err(caller(format!("{arg} contradicts --recipe-from, which says how to convert"))),
@@ -36,7 +37,7 @@ pub fn nothing_else(choices: &Choices, splitting: &Splitting) -> Result<()> {
     }
 }
 
-/// Reads a file's recipe. An importance matrix may lie elsewhere now (`importance`), but has to be the same.
+/// Reads a file's recipe. What importance is made from may lie elsewhere now (`importance`), but has to be the same.
 pub fn read(file: &Path, importance: &ImportanceArgs, ui: &Ui) -> Result<(Again, Record)> {
     let mut record = provenance::recipe_of(file)?;
     let metadata = Gguf::open_alone(file)?.metadata().clone();
@@ -48,14 +49,22 @@ pub fn read(file: &Path, importance: &ImportanceArgs, ui: &Ui) -> Result<(Again,
         let what = e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
         malformed(file, "key qconv.recipe", format!("is not understood: {what}"))
     })?;
-    if importance.imatrix.is_some() {
-        again.choices.importance.imatrix = importance.imatrix.clone();
+    let then = &mut again.choices.importance;
+    for (flag, now, then) in [
+        ("--imatrix", &importance.imatrix, &mut then.imatrix),
+        ("--calibration", &importance.calibration, &mut then.calibration),
+    ] {
+        if now.is_some() && then.is_none() {
+            return Err(caller(format!("{flag}: {} was made without it", file.display())));
+        }
+        *then = now.clone().or(then.take());
     }
-    if let (Some(path), Some(recorded)) = (&again.choices.importance.imatrix, provenance::calibration_of(&metadata)) {
+    let key = if then.imatrix.is_some() { IMATRIX_FILE } else { IMATRIX_TEXT };
+    if let (Some(path), Some(recorded)) = (then.data(), provenance::calibration_of(&metadata)) {
         let found = provenance::hex(&provenance::hash_file(path, &|| false)?);
         if !recorded.starts_with(&found) {
             return Err(caller(format!(
-                "{}: is not the importance matrix of {} ({recorded}); name the right one by --imatrix",
+                "{}: is not what gave {} its importance ({recorded}); name the right file by --imatrix or --calibration",
                 path.display(),
                 file.display()
             )));
@@ -63,8 +72,8 @@ pub fn read(file: &Path, importance: &ImportanceArgs, ui: &Ui) -> Result<(Again,
         record.calibrated = Some(recorded.to_owned());
         record.calibration = Some(path.clone());
         // What the file was called then is in the metadata.
-        let then = metadata.str(IMATRIX_FILE).filter(|&then| then != path.display().to_string());
-        let renamed = then.map(|then| Setting { key: IMATRIX_FILE.into(), value: then.into() });
+        let then = metadata.str(key).filter(|&then| then != path.display().to_string());
+        let renamed = then.map(|then| Setting { key: key.into(), value: then.into() });
         again.choices.also_set.extend(renamed);
     }
     Ok((again, record))
@@ -86,12 +95,17 @@ mod tests {
             &["--description", "d", "--license", "l", "--override-kv", "k=i64:-3", "--imatrix", "i.gguf"],
             &["--include-weights", "w", "--split-parts", "3"],
         ];
-        let again = Again::try_parse_from(all.concat()).unwrap_or_else(|e| panic!("{e}"));
+        let text = ["--calibration", "t.txt", "--calibration-ctx", "7", "--calibration-chunks", "3"];
+        let parse = |args: &[&str]| Again::try_parse_from(args).unwrap_or_else(|e| panic!("{e}"));
+        let calibrated = parse(&text).choices.importance.recipe();
+        assert_eq!(calibrated, ["--calibration=t.txt", "--calibration-ctx=7", "--calibration-chunks=3"]);
+        let again = parse(&all.concat());
         let recipe = |a: &Again| [a.choices.recipe().unwrap(), a.splitting.recipe(None)].concat();
         let first = recipe(&again);
         assert_eq!(first, recipe(&Again::try_parse_from(&first).unwrap_or_else(|e| panic!("{e}"))));
         // Rules of files become rules; the rest exclude one another.
-        let elsewhere = ["tensor-type-file", "exclude-weights", "split-max-size", "split-max-tensors", "help"];
+        let mut elsewhere = vec!["tensor-type-file", "exclude-weights", "split-max-size", "split-max-tensors", "help"];
+        elsewhere.extend(text.iter().filter_map(|t| t.strip_prefix("--")));
         for arg in Again::command().get_arguments() {
             let Some(flag) = arg.get_long().filter(|f| !elsewhere.contains(f)) else { continue };
             let there = |a: &String| a.split('=').next() == Some(&format!("--{flag}"));
