@@ -21,7 +21,8 @@ Examples:
 
 The definition is llama-imatrix's, and so are the files: the text is cut into chunks of --ctx tokens, the first token of each
 replaced by BOS where the model uses one, and for every matrix in the blocks the squares of its inputs are summed up column by
-column, for stacks of experts expert by expert. A name that ends in .dat gets the legacy form, any other GGUF.
+column, for stacks of experts expert by expert. Weights of less than 32 bits meet rounded activations, as in llama.cpp, unless
+--exact is given. A name that ends in .dat gets the legacy form, any other GGUF.
 `qconv imatrix` shows what is in it and adds several up.")]
 pub struct Calibrate {
     /// A GGUF file or a Hugging Face folder; the original is best

@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::bench::StyleArgs;
-use super::convert::parse_mix;
+use super::convert::{ImportanceArgs, parse_mix};
 use crate::backend::BackendArgs;
 use crate::compare::{Row, Study, study};
 use crate::error::caller;
@@ -19,6 +19,7 @@ use std::path::PathBuf;
 Examples:
   qconv compare models/prose-4m --file text.txt
   qconv compare TinyLlama-1.1B --file wiki.test.raw --types q8_0,q4_k_m,iq4_xs --chunks 50 --markdown > study.md
+  qconv compare models/prose-4m --file text.txt --types q3_k_s,q2_k,iq2_xs --calibration other-text.txt
 
 Every type is converted, verified tensor by tensor against the source, measured on the text against the original (both
 models run side by side), and timed in a process of its own. The perplexity is llama-perplexity's; \"vs original\" is the
@@ -57,6 +58,9 @@ pub struct Compare {
     keep: Option<PathBuf>,
 
     #[command(flatten)]
+    importance: ImportanceArgs,
+
+    #[command(flatten)]
     computing: BackendArgs,
 
     #[command(flatten)]
@@ -79,6 +83,7 @@ impl Run for Compare {
         };
         let model = crate::model::Model::open(&self.source, &mut Vec::new())?;
         let context = model.plan()?.context;
+        let importance = self.importance.open(&model, self.computing, ui)?;
         drop(model);
         if let Some(ctx) = self.ctx.filter(|&c| c > context) {
             return Err(caller(format!("--ctx {ctx}: the model was trained on {context} positions")));
@@ -87,6 +92,7 @@ impl Run for Compare {
         let request = Study {
             source: &self.source,
             mixes: &self.types,
+            importance: importance.as_ref(),
             method: Method::by_name("rtn").expect("the default method is in the list"),
             text: &text,
             ctx: self.ctx.unwrap_or(512.min(context)),

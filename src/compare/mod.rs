@@ -1,7 +1,7 @@
 //! The whole study of a model: convert it to several types, prove each file, run each, and put the figures side by side.
 
 use crate::backend::{self, BackendArgs, Task};
-use crate::convert::{self, Edits, Plan, Request};
+use crate::convert::{self, Edits, Importance, Plan, Request};
 use crate::engine::Engine;
 use crate::eval;
 use crate::method::Method;
@@ -24,6 +24,8 @@ pub struct Study<'a> {
     pub mixes: &'a [&'static Mix],
     /// How weights are quantized.
     pub method: &'static Method,
+    /// The importance matrix.
+    pub importance: Option<&'a Importance>,
     /// The text on which perplexity is measured.
     pub text: &'a str,
     /// Tokens of a window.
@@ -159,7 +161,11 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         bos: Option<u32>,
         backend: &B,
     ) -> Result<Row> {
-        let plan = Plan::new(model, mix, &recipe::Options::default(), &Edits::default(), false, self.ui)?;
+        let options = recipe::Options { has_imatrix: self.study.importance.is_some(), ..recipe::Options::default() };
+        let mut plan = Plan::new(model, mix, &options, &Edits::default(), false, self.ui)?;
+        if let Some(importance) = self.study.importance {
+            plan.weigh(model, importance, self.ui)?;
+        }
         let output = self.study.folder.join("");
         let edits = Edits::default();
         let request = Request { method: self.study.method, force: true, ..Request::new(model, &plan, &edits, &output) };
