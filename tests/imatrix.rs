@@ -475,3 +475,36 @@ fn calibration_and_quantization_in_one_run_give_the_bytes_of_two() {
     fails(&[&args[..], &["--imatrix", arg(&matrix)]].concat(), 2, &["--imatrix"]);
     assert!(!out.exists());
 }
+
+#[test]
+fn a_file_is_proved_with_the_matrix_that_it_was_made_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = experts(&dir.path().join("m"));
+    model.write();
+    let (matrix, out) = (saved(&experts_matrix(), dir.path()), dir.path().join("x.gguf"));
+    ok(&["convert", arg(&model.folder), "-o", arg(&out), "-t", "q4_k_m", "--imatrix", arg(&matrix)]);
+    let verify = |rest: &[&str]| -> Json {
+        let args = [&["verify", arg(&out), "--against", arg(&model.folder), "--json"], rest].concat();
+        serde_json::from_slice(&run(&args).stdout).unwrap()
+    };
+    let (with, without) = (verify(&["--imatrix", arg(&matrix)]), verify(&[]));
+    assert_eq!(
+        (with["ok"].as_bool(), with["plausible"].as_u64(), with["wrong"].as_u64()),
+        (Some(true), Some(0), Some(0))
+    );
+    // A group of columns that never counted is no better than damage to who does not know why.
+    assert_eq!(
+        without["exact"].as_u64(),
+        with["exact"].as_u64().map(|n| n - 7),
+        "all with an entry are others without"
+    );
+    let part = verify(&["--imatrix", arg(&matrix), "--exclude-weights", "ffn_down"]);
+    assert_eq!(part["exact"].as_u64(), with["exact"].as_u64().map(|n| n - 1));
+    let other = fixture("imatrix/prose-4m.gguf");
+    fails(&["verify", arg(&out), "--imatrix", arg(&other)], 2, &["--against"]);
+    let mut foreign = Imatrix { chunk_size: 64, ..Imatrix::default() };
+    foreign.entries.insert("blk.7.attn_q.weight".into(), Entry::new(vec![1.0; 64], vec![1]).unwrap());
+    let foreign = saved(&foreign, dir.path());
+    let args = ["verify", arg(&out), "--against", arg(&model.folder), "--imatrix", arg(&foreign)];
+    fails(&args, 2, &["none of its 1 entries"]);
+}

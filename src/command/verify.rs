@@ -1,6 +1,9 @@
 //! `qconv verify`
 
 use super::Run;
+use super::convert::ImportanceArgs;
+use crate::backend::BackendArgs;
+use crate::error::caller;
 use crate::model::Model;
 use crate::provenance;
 use crate::report::{self, Style, Table};
@@ -18,13 +21,14 @@ use std::path::PathBuf;
 Examples:
   qconv verify model-Q4_K_M.gguf
   qconv verify model-Q4_K_M.gguf --against models/TinyLlama
+  qconv verify model-IQ2_XS.gguf --against model-F16.gguf --imatrix imatrix.gguf
   qconv verify model-Q4_K_M.gguf --against model-F16.gguf --json | jq '.tensors[] | select(.verdict == \"wrong\")'
 
 Without a source: layout, keys, the tensor set and shapes of the model's family, the vocabulary against itself and the
 embeddings, NaN and infinity in all weights; and, where qconv wrote the file, the SHA-256 of each tensor and of the head. The
 first part of a split model stands for all of them.
 With --against: hyper-parameters and vocabulary have to agree, and every tensor is quantized again. Tensors with the same
-bytes are proved exact. Others (importance, GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
+bytes are proved exact; for files made with importance, if --imatrix names the same matrix. Others (GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
 in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen.
 Weights that were changed on purpose before quantization (AWQ, SmoothQuant, rotations) are not the source's, and wrong.
 
@@ -40,6 +44,9 @@ pub struct Verify {
     /// What it was made from: a Hugging Face folder or a GGUF file
     #[arg(long, value_name = "SRC")]
     against: Option<PathBuf>,
+
+    #[command(flatten)]
+    importance: ImportanceArgs,
 
     /// With --against: one row per tensor
     #[arg(long, requires = "against")]
@@ -58,6 +65,16 @@ impl Run for Verify {
     fn run(self, ui: &Ui) -> Result<()> {
         ui::use_threads(self.threads)?;
         let source = self.against.as_ref().map(|path| Model::open(path, &mut Vec::new())).transpose()?;
+        let importance = match &source {
+            Some(source) => self.importance.open(source, BackendArgs::default(), ui)?,
+            None if self.importance.data().is_some() => {
+                return Err(caller("--imatrix and --calibration go with --against, which quantizes again"));
+            }
+            None => None,
+        };
+        if let (Some(importance), Some(source)) = (&importance, &source) {
+            importance.unknown(source)?;
+        }
         let (gguf, mut findings) = verify::structure(&self.file)?;
         let (mut reports, mut proved) = (Vec::new(), None);
         if let Some(gguf) = &gguf {
@@ -66,7 +83,7 @@ impl Run for Verify {
             proved = provenance::check(gguf, &mut findings, |n| bar.inc(n));
             verify::nonfinite(gguf, &mut findings, |n| bar.inc(n));
             if let Some(source) = &source {
-                reports = verify::against(gguf, source, &mut findings, |n| bar.inc(n))?;
+                reports = verify::against(gguf, source, importance.as_ref(), &mut findings, |n| bar.inc(n))?;
             }
             bar.finish_and_clear();
         }

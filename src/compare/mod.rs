@@ -172,7 +172,7 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         let summary = convert::convert(&request, self.ui)?;
         let (gguf, mut findings) = verify::structure(&summary.output)?;
         if let Some(gguf) = &gguf {
-            verify::against(gguf, model, &mut findings, |_| {})?;
+            verify::against(gguf, model, self.study.importance, &mut findings, |_| {})?;
         }
 
         let mut warnings = Vec::new();

@@ -9,6 +9,7 @@ use crate::error::caller;
 use crate::model::Model;
 use crate::ui::Ui;
 use anyhow::Result;
+use qconv_formats::Shape;
 use qconv_formats::block;
 use qconv_formats::gguf::{Metadata, Value};
 use qconv_formats::imatrix::Imatrix;
@@ -92,6 +93,26 @@ impl Importance {
         Ok(Importance { collected: true, ..Self::new(matrix, text, include, exclude)? })
     }
 
+    /// Entries that name no tensor of the source (those of layers that a plan leaves out do). An error, the caller's, if that
+    /// is true of all.
+    pub fn unknown(&self, source: &Model) -> Result<Vec<String>> {
+        let unknown: Vec<String> = self.entries.keys().filter(|n| source.tensor(n).is_none()).cloned().collect();
+        if unknown.len() == self.entries.len() {
+            return Err(caller(format!(
+                "{}: none of its {} entries names a tensor of the model: it was made with another one",
+                self.file,
+                unknown.len()
+            )));
+        }
+        Ok(unknown)
+    }
+
+    /// Importance of a tensor's columns, matrix after matrix. `None` without an entry of that size.
+    pub fn of(&self, name: &str, shape: &Shape) -> Option<&[f32]> {
+        let entry = self.entries.get(name)?;
+        (entry.means.len() == columns(shape)).then_some(&*entry.means)
+    }
+
     /// No entry is left: as if there were no matrix at all.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -112,14 +133,7 @@ impl Plan<'_> {
             entries: importance.entries.len(),
             ..Weighing::default()
         };
-        // Layers that are left out have their entries rightly; names are the source's.
-        found.unknown = importance.entries.keys().filter(|name| model.tensor(name).is_none()).cloned().collect();
-        if found.unknown.len() == found.entries {
-            return Err(caller(format!(
-                "{}: none of its {} entries names a tensor of the model: it was made with another one",
-                found.file, found.entries
-            )));
-        }
+        found.unknown = importance.unknown(model)?;
         for planned in self.tensors.iter_mut().filter(|p| p.format != p.tensor.format) {
             planned.weigh(importance, &mut found)?;
         }
@@ -132,12 +146,12 @@ impl Plan<'_> {
 impl Planned<'_> {
     fn weigh(&mut self, importance: &Importance, found: &mut Weighing) -> Result<()> {
         let tensor = self.tensor;
-        let (name, dims, cols) = (&tensor.name, tensor.shape.dims(), tensor.shape.cols());
+        let name = &tensor.name;
         // the two large tables are only looked at if asked for, and embeddings never multiply
         let table = ["token_embd.weight", "per_layer_token_embd.weight"].contains(&name.as_str());
         let useful = self.format.importance != block::Importance::Unused;
         let entry = importance.entries.get(name);
-        let need = cols * dims[..dims.len().saturating_sub(2)].iter().product::<usize>();
+        let need = columns(&tensor.shape);
         let entry = match entry {
             Some(e) if e.means.len() == need => Some(e),
             Some(_) if table => {
@@ -262,6 +276,12 @@ impl Weighing {
             ui.warn(format!("{file}: {n} matrices were never used, all their columns count the same: {list}"));
         }
     }
+}
+
+/// Columns of all matrices of a stack together.
+fn columns(shape: &Shape) -> usize {
+    let dims = shape.dims();
+    shape.cols() * dims[..dims.len().saturating_sub(2)].iter().product::<usize>()
 }
 
 /// The first of a list.

@@ -87,7 +87,7 @@ impl SourceFile {
         Ok(format!("{name}\0{size}\0{}\0", hex(&digest)))
     }
 
-    /// [`SourceFile::identity`], and where and when it was written: what says that an interrupted run can go on.
+    /// Its identity, and where and when it was written: what says that an interrupted run can go on.
     pub fn state(&self) -> Result<String> {
         let meta = self.path.metadata().map_err(Error::io(&self.path))?;
         let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());

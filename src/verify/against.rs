@@ -3,6 +3,7 @@
 use super::architecture::without_ones;
 use super::judge::{Habits, Pair, Verdict, judge};
 use super::{Findings, measure::Measure};
+use crate::convert::Importance;
 use crate::model::{Model, ModelTensor};
 use anyhow::Result;
 use qconv_formats::gguf::{Gguf, TensorInfo, Value};
@@ -44,10 +45,12 @@ pub struct TensorReport {
 }
 
 /// Compares all tensors, and the metadata as far as the source has it. Findings name what is wrong; the reports are in
-/// the file's order. `progress` is told the bytes of the file that were checked.
+/// the file's order. `importance` is what the file was made with, if that is known: then its bytes are expected. `progress` is
+/// told the bytes of the file that were checked.
 pub fn against(
     gguf: &Gguf,
     source: &Model,
+    importance: Option<&Importance>,
     findings: &mut Findings,
     progress: impl Fn(u64),
 ) -> Result<Vec<TensorReport>> {
@@ -59,7 +62,10 @@ pub fn against(
     let mut measured = Vec::new();
     for info in gguf.tensors() {
         if let Some(tensor) = comparable(source, info, findings) {
-            measured.push((info, tensor, Measure::of(source, tensor, gguf, info)?));
+            // What is copied was not weighed.
+            let importance = importance.filter(|_| info.format != tensor.format);
+            let importance = importance.and_then(|i| i.of(&info.name, &info.shape));
+            measured.push((info, tensor, Measure::of(source, tensor, gguf, info, importance)?));
         }
         progress(info.range.len() as u64);
     }
@@ -113,8 +119,9 @@ impl TensorReport {
     }
 }
 
-/// Keys that may differ: names, types and authors change, files are split and merged, and qconv says how each was made.
-const OTHERS: &[&str] = &["general.", "split.", crate::provenance::PREFIX];
+/// Keys that may differ: names, types and authors change, importance too, files are split and merged, and qconv says how each
+/// was made.
+const OTHERS: &[&str] = &["general.", "split.", "quantize.", crate::provenance::PREFIX];
 
 /// Hyper-parameters and tokenizer: what both have must agree.
 fn metadata(gguf: &Gguf, source: &Model, findings: &mut Findings) {

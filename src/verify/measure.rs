@@ -85,10 +85,18 @@ impl Measure {
         }
     }
 
-    /// Compares a tensor of a file with its source, in parallel. Shapes have to agree but for outer ones.
-    pub fn of(source: &Model, tensor: &ModelTensor, file: &Gguf, info: &TensorInfo) -> Result<Self> {
+    /// Compares a tensor of a file with its source, in parallel. Shapes have to agree but for outer ones. With `importance`
+    /// (per column, matrix after matrix of a stack) plain quantization is the one with it.
+    pub fn of(
+        source: &Model,
+        tensor: &ModelTensor,
+        file: &Gguf,
+        info: &TensorInfo,
+        importance: Option<&[f32]>,
+    ) -> Result<Self> {
         let (rows, cols) = (info.shape.rows(), info.shape.cols());
         let step = (SLICE / cols).max(1);
+        let weighed = importance.map(|all| (all, rows * cols / all.len()));
         let slice = |i: usize, scratch: &mut Scratch| {
             let first = i * step;
             let n = step.min(rows - first);
@@ -97,7 +105,7 @@ impl Measure {
             let row_bytes = info.range.len() / rows;
             let bytes = &file.bytes(info)[first * row_bytes..(first + n) * row_bytes];
             let mut part = Measure::new();
-            part.rows(info.format, cols, first, bytes, scratch);
+            part.rows(info.format, cols, first, bytes, weighed, scratch);
             Ok(part)
         };
         let parts: Vec<Result<Measure>> = (0..rows.div_ceil(step))
@@ -156,7 +164,16 @@ impl Measure {
         &self.farthest
     }
 
-    fn rows(&mut self, format: &BlockFormat, cols: usize, first: usize, bytes: &[u8], scratch: &mut Scratch) {
+    /// `weighed`: importance, and the rows of a matrix, which share theirs.
+    fn rows(
+        &mut self,
+        format: &BlockFormat,
+        cols: usize,
+        first: usize,
+        bytes: &[u8],
+        weighed: Option<(&[f32], usize)>,
+        scratch: &mut Scratch,
+    ) {
         let Some(dequantize) = format.dequantize else { return };
         let row_bytes = cols / format.block_weights * format.block_bytes;
         scratch.file.resize(cols, 0.0);
@@ -168,7 +185,8 @@ impl Measure {
             // A quantizer knows no NaN; such rows are only counted.
             let again = format.quantize.filter(|_| finite);
             let equal = again.is_some_and(|quantize| {
-                quantize(source, None, &mut scratch.again);
+                let importance = weighed.map(|(all, rows)| &all[(first + r) / rows * cols..][..cols]);
+                quantize(source, importance, &mut scratch.again);
                 scratch.again == bytes
             });
             let plain = match again {
