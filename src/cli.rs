@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
     match cli.command.run(&ui) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            eprintln!("{}error: {e:#}", ui.prefix());
             ExitCode::from(error::exit_code(&e))
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Everything is written to a temporary sibling, `.NAME.part`, which replaces the destination in one step when it is
 //! complete and on the disk. Until then the destination is not touched: not by an error, a full disk, Ctrl-C, a kill.
-//! What a killed run leaves behind is the `.part` file; the next run to the same destination overwrites it.
+//! What a killed run leaves behind is the `.part` file; the next run to the same destination overwrites it, or goes on with it
+//! if it is told that it can ([`Start`]).
 
 mod interrupt;
 mod set;
@@ -29,7 +30,20 @@ pub struct OutputFile {
     part: PathBuf,
     size: u64,
     force: bool,
+    /// What is unfinished stays, for the next run.
+    keep: bool,
     finished: bool,
+}
+
+/// How an output begins, and what becomes of it if it does not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Start {
+    /// Replace an existing file.
+    pub force: bool,
+    /// Go on with the temporary file of an earlier run.
+    pub go_on: bool,
+    /// Leave the temporary file for a later run if this one is interrupted or fails.
+    pub keep: bool,
 }
 
 impl OutputFile {
@@ -39,14 +53,23 @@ impl OutputFile {
     /// pipe; its folder does not exist; another process is writing it. The system's (exit code 1): the disk has less
     /// free space than `size`, or refuses.
     pub fn create(path: impl AsRef<Path>, size: u64, force: bool) -> anyhow::Result<Self> {
+        Self::start(path, size, Start { force, ..Start::default() })
+    }
+
+    /// [`OutputFile::create`], with more to say.
+    pub fn start(path: impl AsRef<Path>, size: u64, start: Start) -> anyhow::Result<Self> {
+        let Start { force, go_on, keep } = start;
         let path = destination(path.as_ref(), force)?;
         let part = part_of(&path);
         // The lock is held over opening and noting, so that an interrupt sees all of it or nothing.
         let mut parts = interrupt::unfinished()?;
-        let file = open_part(&part)?;
-        parts.insert(part.clone());
+        let file = open_part(&part, go_on)?;
+        interrupt::keep(keep);
+        if !keep {
+            parts.insert(part.clone());
+        }
         drop(parts);
-        let out = OutputFile { file: system::Positioned::new(file), path, part, size, force, finished: false };
+        let out = OutputFile { file: system::Positioned::new(file), path, part, size, force, keep, finished: false };
         out.reserve()?;
         Ok(out)
     }
@@ -70,6 +93,12 @@ impl OutputFile {
             self.size
         );
         self.file.write_all_at(bytes, offset).map_err(|e| self.refused(e))
+    }
+
+    /// Reads back what was written; to the end of the file at most.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> anyhow::Result<()> {
+        let read = self.file.read_exact_at(out, offset);
+        read.map_err(|e| Error::Io { file: self.part.clone(), cause: e }.into())
     }
 
     /// Where the file will appear.
@@ -103,8 +132,9 @@ impl OutputFile {
                 ),
             ));
         }
-        if let Some(free) = system::free_space(folder_of(&self.path)).filter(|&free| free < self.size) {
-            return Err(system_error(&self.path, no_space(self.size, free)));
+        let needed = self.size.saturating_sub(system::allocated(&self.part));
+        if let Some(free) = system::free_space(folder_of(&self.path)).filter(|&free| free < needed) {
+            return Err(system_error(&self.path, no_space(needed, free)));
         }
         self.file.reserve(self.size).map_err(|e| self.refused(e))
     }
@@ -121,7 +151,7 @@ impl OutputFile {
 
 impl Drop for OutputFile {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.finished && !self.keep {
             interrupt::remove(&self.part);
         }
     }
@@ -231,16 +261,17 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// `folder/NAME` -> `folder/.NAME.part`.
-fn part_of(path: &Path) -> PathBuf {
+/// Where the temporary sibling of a file lies: `folder/NAME` -> `folder/.NAME.part`.
+pub fn part_of(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".part");
     path.with_file_name(name)
 }
 
-/// Opens the temporary file, empty and locked; the lock ends with the process, however it ends.
-fn open_part(part: &Path) -> anyhow::Result<File> {
+/// Opens the temporary file, locked, and empty unless an earlier run's content is needed; the lock ends with the process,
+/// however it ends.
+fn open_part(part: &Path, go_on: bool) -> anyhow::Result<File> {
     loop {
         if part.symlink_metadata().is_ok_and(|m| !m.is_file()) {
             return Err(caller(format!("{} is in the way and no regular file; remove it", part.display())));
@@ -258,7 +289,9 @@ fn open_part(part: &Path) -> anyhow::Result<File> {
         // Another run may have moved the file to its destination between opening and locking: then what we hold is
         // its finished output, which must not be emptied.
         if system::is_at(&file, part) {
-            file.set_len(0).map_err(Error::io(part))?;
+            if !go_on {
+                file.set_len(0).map_err(Error::io(part))?;
+            }
             return Ok(file);
         }
     }

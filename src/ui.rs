@@ -10,26 +10,39 @@ pub struct Ui {
     quiet: bool,
     strict: bool,
     warnings: RefCell<Vec<String>>,
+    prefix: RefCell<String>,
 }
 
 impl Ui {
     /// `quiet`: only warnings and results. `strict`: warnings make [`Ui::refuse_warnings`] fail.
     pub fn new(quiet: bool, strict: bool) -> Self {
-        Ui { quiet, strict, warnings: RefCell::default() }
+        Ui { quiet, strict, warnings: RefCell::default(), prefix: RefCell::default() }
     }
 
     /// A line of progress, not shown when quiet.
     pub fn note(&self, line: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", line.as_ref());
+            eprintln!("{}{}", self.prefix(), line.as_ref());
         }
     }
 
     /// Something that a careful user wants to know: shown always, counted, and refused under `--strict`.
     pub fn warn(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
-        eprintln!("warning: {sentence}");
+        eprintln!("{}warning: {sentence}", self.prefix());
         self.warnings.borrow_mut().push(sentence);
+    }
+
+    /// What every line begins with from now on where it goes to no terminal: jobs that run side by side write into one log.
+    pub fn set_prefix(&self, name: &str) {
+        if !std::io::stderr().is_terminal() {
+            *self.prefix.borrow_mut() = format!("{name}: ");
+        }
+    }
+
+    /// What every line on standard error begins with.
+    pub fn prefix(&self) -> String {
+        self.prefix.borrow().clone()
     }
 
     /// The warnings so far.

@@ -1,6 +1,7 @@
 //! `qconv convert`
 
 mod choices;
+mod depfile;
 mod importance;
 mod naming;
 mod recipe;
@@ -16,7 +17,7 @@ use crate::convert::{self, Plan, Request};
 use crate::engine::memory;
 use crate::error::caller;
 use crate::model::Model;
-use crate::provenance::Record;
+use crate::provenance::{self, Record};
 use crate::ui::Ui;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ Examples:
   qconv convert model -t iq2_xs --imatrix imatrix.gguf
   qconv convert model -t q3_k_m --calibration text.txt --calibration-chunks 100
   qconv convert model --recipe-from model-Q4_K_M.gguf -o again.gguf
+  qconv convert model -t q6_k -o out/ --resume --if-changed     # may be run again and again
 
 The conversion is one pass: no 16-bit file in between, and memory does not grow with the model.
 Types and what llama.cpp calls them: see `qconv types`.")]
@@ -75,6 +77,18 @@ pub struct Convert {
     #[arg(long, help_heading = "Provenance")]
     plain: bool,
 
+    /// Go on with the work of an interrupted run, and leave what is done behind if this one is interrupted
+    #[arg(long, conflicts_with = "plain", help_heading = "Repeated runs")]
+    resume: bool,
+
+    /// Do nothing if the file is there, made in the same way from the same source (by SHA-256); replace it otherwise
+    #[arg(long, conflicts_with = "plain", help_heading = "Repeated runs")]
+    if_changed: bool,
+
+    /// Write what the output depends on, as a rule for make
+    #[arg(long, value_name = "FILE", help_heading = "Repeated runs")]
+    depfile: Option<PathBuf>,
+
     /// Do not check the file's structure before it appears
     #[arg(long)]
     no_verify: bool,
@@ -91,6 +105,8 @@ pub struct Convert {
 impl Run for Convert {
     fn run(mut self, ui: &Ui) -> Result<()> {
         crate::ui::use_threads(self.threads)?;
+        let named = self.output.as_deref().filter(|o| !o.is_dir()).unwrap_or(&self.source);
+        ui.set_prefix(&named.file_name().unwrap_or(named.as_os_str()).to_string_lossy());
         let record = match &self.recipe_from {
             Some(file) => {
                 recipe::nothing_else(&self.choices, &self.splitting)?;
@@ -132,16 +148,24 @@ impl Run for Convert {
             let name = convert::output_name(&model, &plan, &metadata);
             return report::plan(&plan, &name, self.tensors, self.json);
         }
-        let output = self.output.unwrap_or_else(|| PathBuf::from("./"));
+        let output = self.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let request = Request {
             method: self.choices.method,
             extent: self.splitting.extent(self.part),
             record: (!self.plain).then_some(record),
             force: self.force,
             verify: !self.no_verify,
+            resume: self.resume,
+            if_changed: self.if_changed,
             ..Request::new(&model, &plan, &edits, &output)
         };
         let summary = convert::convert(&request, ui)?;
+        if let Some(path) = &self.depfile {
+            let mut inputs: Vec<PathBuf> = provenance::files_of(&model, false).into_iter().map(|f| f.path).collect();
+            inputs.extend(self.choices.files());
+            inputs.extend(self.recipe_from.clone());
+            depfile::write(path, &summary.files, &inputs)?;
+        }
         if self.json {
             let mut json = serde_json::to_value(&summary)?;
             json["warnings"] = ui.warnings().into();

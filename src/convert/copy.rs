@@ -1,7 +1,7 @@
 //! Tensors as they are, from one set of files to another.
 
 use super::{Extent, Layout};
-use crate::output::{self, OutputSet};
+use crate::output::{self, OutputSet, Start};
 use crate::provenance::{PREFIX, Stamp};
 use crate::ui::Ui;
 use anyhow::Result;
@@ -50,7 +50,7 @@ pub fn copy(source: &Gguf, extent: Extent, path: &Path, force: bool, ui: &Ui) ->
     layout.written().iter().try_for_each(|part| output::protect(&part.path, &inputs))?;
     ui.refuse_warnings()?;
 
-    let set = OutputSet::create(&layout.files(), force)?;
+    let set = OutputSet::create(&layout.files(), Start { force, ..Start::default() })?;
     for (i, (part, file)) in layout.written().iter().zip(set.files()).enumerate() {
         file.write_at(0, sealed.as_ref().map_or(&part.writer, |all| &all[i]).head())?;
     }

@@ -6,6 +6,7 @@
 mod copy;
 mod edits;
 mod importance;
+mod journal;
 mod layout;
 mod metadata;
 mod plan;
@@ -13,6 +14,7 @@ mod rules;
 mod split;
 mod stamping;
 mod stream;
+mod unchanged;
 
 pub use copy::{Copied, copy};
 pub use edits::{Edits, Layers, Setting};
@@ -24,13 +26,15 @@ pub use split::Split;
 
 use crate::method::{self, Method};
 use crate::model::{Model, Origin};
-use crate::output::{self, OutputSet};
-use crate::provenance::Record;
+use crate::output::{self, OutputSet, Start};
+use crate::provenance::{Record, TensorHashes};
 use crate::ui::Ui;
 use anyhow::Result;
+use journal::Journal;
 use stamping::Stamping;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use stream::Notes;
 
 /// What is to be done.
 pub struct Request<'a> {
@@ -52,13 +56,19 @@ pub struct Request<'a> {
     pub force: bool,
     /// Check the file's structure before it appears.
     pub verify: bool,
+    /// Go on with an interrupted run's work, and leave this one's to another if it is interrupted. Needs a record.
+    pub resume: bool,
+    /// Do nothing if the output is what would be written, else replace it. Needs a record.
+    pub if_changed: bool,
 }
 
 impl<'a> Request<'a> {
     /// A conversion into one file, with round-to-nearest, that records nothing, replaces nothing and is verified.
     pub fn new(model: &'a Model, plan: &'a Plan<'a>, edits: &'a Edits, output: &'a Path) -> Self {
         let (extent, force, verify) = (Extent::Whole, false, true);
-        Request { model, plan, edits, method: method::ALL[0], output, extent, record: None, force, verify }
+        let (resume, if_changed) = (false, false);
+        let (method, record) = (method::ALL[0], None);
+        Request { model, plan, edits, method, output, extent, record, force, verify, resume, if_changed }
     }
 }
 
@@ -93,6 +103,10 @@ pub struct Summary {
     pub importance: Option<Weighing>,
     /// The file's structure was checked.
     pub verified: bool,
+    /// What was there is what would have been written.
+    pub unchanged: bool,
+    /// Tensors that an interrupted run had finished.
+    pub resumed: usize,
 }
 
 /// Converts. On any error nothing is left at the destination.
@@ -114,17 +128,44 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     layout.written().iter().try_for_each(|part| output::protect(&part.path, &sources))?;
     ui.refuse_warnings()?;
 
-    let set = OutputSet::create(&layout.files(), request.force)?;
+    let mut journal = Journaling { fingerprint: String::new(), path: journal::path_of(&layout.written()[0].path) };
+    let mut said = None;
+    if let Some(Stamping { stamp, sources, .. }) = &stamping {
+        if request.if_changed && unchanged::unchanged(&layout, stamp, sources, request.force)? {
+            return Ok(Summary { unchanged: true, ..summary(request, &layout, started) });
+        }
+        journal.fingerprint = journal::fingerprint(plan, &layout, stamp.fingerprint(), sources)?;
+        if request.resume && journal.path.exists() {
+            said = journal::read(&journal.path, &journal.fingerprint);
+            if said.is_none() {
+                let what = "unfinished work is of another source, recipe or version: it starts from the beginning";
+                ui.warn(format!("--resume: {}: {what}", journal.path.display()));
+                ui.refuse_warnings()?;
+            }
+        }
+    }
+    let start = Start { force: request.force || request.if_changed, go_on: said.is_some(), keep: request.resume };
+    let mut set = OutputSet::create(&layout.files(), start)?;
     for (part, file) in layout.written().iter().zip(set.files()) {
         file.write_at(0, part.writer.head())?;
     }
-    let source_bytes = plan.tensors[layout.tensors()].iter().map(|p| p.tensor.source_bytes as u64).sum();
-    let bar = ui.bytes_bar(source_bytes);
+    let done = journal::proved(&layout, set.files(), said.unwrap_or_default());
+    let bytes = |i: usize| plan.tensors[i].tensor.source_bytes as u64;
+    let bar = ui.bytes_bar(layout.tensors().map(bytes).sum());
+    bar.inc(done.keys().map(|&i| bytes(i)).sum());
+    bar.reset_eta();
     match &mut stamping {
         None => stream::tensors(request, &layout, set.files(), None, &bar)?,
         Some(stamping) => {
-            let heads = stamping
-                .during(&layout, |hashes| stream::tensors(request, &layout, set.files(), Some(hashes), &bar))?;
+            set.accompany(journal.path.clone())?;
+            let notes = Notes {
+                hashes: TensorHashes::new(layout.tensors()),
+                journal: Journal::create(&journal.path, &journal.fingerprint, &done)?,
+                done: done.keys().copied().collect(),
+            };
+            done.iter().for_each(|(tensor, digest)| notes.hashes.set(*tensor, *digest));
+            let work = || stream::tensors(request, &layout, set.files(), Some(&notes), &bar);
+            let heads = stamping.during(&layout, &notes.hashes, work)?;
             for (writer, file) in heads.iter().zip(set.files()) {
                 file.write_at(0, writer.head())?;
             }
@@ -136,22 +177,35 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
         crate::verify::written(&parts, layout.is_complete())?;
     }
     set.finish()?;
+    Ok(Summary { verified: request.verify, resumed: done.len(), ..summary(request, &layout, started) })
+}
+
+/// Where unfinished work is noted.
+struct Journaling {
+    path: PathBuf,
+    fingerprint: String,
+}
+
+fn summary(request: &Request, layout: &Layout, started: Instant) -> Summary {
+    let plan = request.plan;
     let files: Vec<PathBuf> = layout.written().iter().map(|p| p.path.clone()).collect();
-    Ok(Summary {
+    Summary {
         output: files[0].clone(),
         files,
         mix: plan.mix.name.to_owned(),
         tensors: layout.tensors().len(),
         parameters: plan.parameters(),
-        source_bytes,
+        source_bytes: plan.tensors[layout.tensors()].iter().map(|p| p.tensor.source_bytes as u64).sum(),
         bytes: layout.bytes(),
         bits_per_weight: plan.bits_per_weight(),
         seconds: started.elapsed().as_secs_f64(),
         fallbacks: plan.fallbacks().count(),
         fallback_bits_per_weight: plan.fallback_cost(),
         importance: plan.importance.clone(),
-        verified: request.verify,
-    })
+        verified: false,
+        unchanged: false,
+        resumed: 0,
+    }
 }
 
 /// The files and folders that the destination must not be.

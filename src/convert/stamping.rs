@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Stamping<'a> {
     /// The record, with zeros for digests that are not yet known.
     pub stamp: Stamp,
+    /// The source files.
+    pub sources: Vec<SourceFile>,
     record: &'a Record,
-    sources: Vec<SourceFile>,
 }
 
 impl<'a> Stamping<'a> {
@@ -32,8 +33,12 @@ impl<'a> Stamping<'a> {
     }
 
     /// Hashes the source beside `work`, which hashes tensors. Returns the heads with all digests.
-    pub fn during(&mut self, layout: &Layout, work: impl FnOnce(&TensorHashes) -> Result<()>) -> Result<Vec<Writer>> {
-        let hashes = TensorHashes::new(layout.tensors());
+    pub fn during(
+        &mut self,
+        layout: &Layout,
+        hashes: &TensorHashes,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<Writer>> {
         let stop = AtomicBool::new(false);
         let sources = &self.sources;
         // Only the first file says what the source was.
@@ -43,7 +48,7 @@ impl<'a> Stamping<'a> {
                 let stop = || stop.load(Ordering::Relaxed);
                 sources.iter().filter(|_| wanted).map(|s| s.hash(&stop)).collect::<Result<Vec<Digest>>>()
             });
-            let done = work(&hashes);
+            let done = work();
             stop.store(done.is_err(), Ordering::Relaxed);
             let digests =
                 reader.join().unwrap_or_else(|_| Err(anyhow!("hashing the source failed (a fault of qconv)")));

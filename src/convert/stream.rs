@@ -1,5 +1,6 @@
 //! The stream of row slices: threads take the next slice of the next tensor, in file order, until none is left.
 
+use super::journal::Journal;
 use super::{Layout, Planned, Request};
 use crate::error::{caller, malformed};
 use crate::model::ModelTensor;
@@ -8,6 +9,7 @@ use crate::provenance::{self, TensorHashes};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use qconv_kernels::cpu::Isa;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,26 +23,38 @@ struct Slice {
     rows: Range<usize>,
 }
 
+/// What is noted while tensors are made.
+pub struct Notes {
+    /// Digests of tensors.
+    pub hashes: TensorHashes,
+    /// Which of them are whole.
+    pub journal: Journal,
+    /// Tensors that an earlier run made.
+    pub done: BTreeSet<usize>,
+}
+
 /// Converts the tensors that a layout has into their places in its `files`.
 pub fn tensors(
     request: &Request,
     layout: &Layout,
     files: &[OutputFile],
-    hashes: Option<&TensorHashes>,
+    notes: Option<&Notes>,
     bar: &ProgressBar,
 ) -> Result<()> {
     Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
-    let slices = slices(&request.plan.tensors, layout.tensors());
+    let mut slices = slices(&request.plan.tensors, layout.tensors());
+    slices.retain(|slice| notes.is_none_or(|n| !n.done.contains(&slice.tensor)));
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let error = Mutex::new(None);
     let hash = |slice: &Slice, bytes: &[u8]| {
-        let Some(hashes) = hashes else { return Ok(()) };
+        let Some(Notes { hashes, journal, .. }) = notes else { return Ok(()) };
         let planned = &request.plan.tensors[slice.tensor];
         let at = (slice.rows.start * planned.row_bytes()) as u64;
         // Who stops here because of another's failure has nothing to say.
         match hashes.add(slice.tensor, planned.bytes(), at, bytes, || failed.load(Ordering::Relaxed)) {
-            Ok(_) | Err(provenance::Failed) => anyhow::Ok(()),
+            Ok(Some(digest)) => journal.done(slice.tensor, &digest),
+            Ok(None) | Err(provenance::Failed) => Ok(()),
         }
     };
     rayon::broadcast(|_| {

@@ -3,10 +3,13 @@
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The temporary files and folders of this process.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Something unfinished is kept for a later run.
+static KEPT: AtomicBool = AtomicBool::new(false);
 /// Whether the signal handler is there.
 static INSTALLED: Mutex<bool> = Mutex::new(false);
 
@@ -18,6 +21,11 @@ pub fn unfinished() -> anyhow::Result<MutexGuard<'static, BTreeSet<PathBuf>>> {
         *installed = true;
     }
     Ok(lock())
+}
+
+/// Notes whether something unfinished is kept, for what an interrupt says.
+pub fn keep(yes: bool) {
+    KEPT.fetch_or(yes, Ordering::Relaxed);
 }
 
 /// Removes a temporary file or folder and forgets it.
@@ -38,6 +46,11 @@ fn stop() {
     for part in parts.iter() {
         let _ = if part.is_dir() { std::fs::remove_dir_all(part) } else { std::fs::remove_file(part) };
     }
-    eprintln!("interrupted{}", if parts.is_empty() { "" } else { "; the unfinished output is removed" });
+    let rest = match (parts.is_empty(), KEPT.load(Ordering::Relaxed)) {
+        (_, true) => "; the same command with --resume goes on from here",
+        (true, _) => "",
+        _ => "; the unfinished output is removed",
+    };
+    eprintln!("interrupted{rest}");
     std::process::exit(130);
 }

@@ -1,8 +1,8 @@
 //! Several output files that appear together.
 
-use super::{OutputFile, exists, folder_of, interrupt, no_space, system, system_error};
+use super::{OutputFile, Start, exists, folder_of, interrupt, no_space, part_of, system, system_error};
 use anyhow::{Context as _, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Files that appear together, or none of them: the parts of a split model, or a single file.
 ///
@@ -12,24 +12,38 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub struct OutputSet {
     files: Vec<OutputFile>,
+    /// Files that are of use only until all is finished.
+    companions: Vec<PathBuf>,
+    keep: bool,
 }
 
 impl OutputSet {
     /// Opens the temporary siblings of files of the same folder and reserves their sizes. Errors: those of
     /// [`OutputFile::create`], for the space of all files together.
-    pub fn create(files: &[(PathBuf, u64)], force: bool) -> Result<Self> {
-        let total = files.iter().map(|(_, size)| size).sum();
+    pub fn create(files: &[(PathBuf, u64)], start: Start) -> Result<Self> {
+        let there = |path: &Path| if start.go_on { system::allocated(&part_of(path)) } else { 0 };
+        let total = files.iter().map(|(path, size)| size.saturating_sub(there(path))).sum();
         if let Some((first, _)) = files.first()
             && let Some(free) = system::free_space(folder_of(first)).filter(|&free| free < total)
         {
             return Err(system_error(first, no_space(total, free)));
         }
-        let files = files.iter().map(|(path, size)| OutputFile::create(path, *size, force)).collect::<Result<_>>()?;
-        Ok(OutputSet { files })
+        let files = files.iter().map(|(path, size)| OutputFile::start(path, *size, start)).collect::<Result<_>>()?;
+        Ok(OutputSet { files, companions: Vec::new(), keep: start.keep })
+    }
+
+    /// A file that goes when this is finished, and with what is unfinished.
+    pub fn accompany(&mut self, path: PathBuf) -> Result<()> {
+        if !self.keep {
+            interrupt::unfinished()?.insert(path.clone());
+        }
+        self.companions.push(path);
+        Ok(())
     }
 
     pub(super) fn of(file: OutputFile) -> Self {
-        OutputSet { files: vec![file] }
+        let keep = file.keep;
+        OutputSet { files: vec![file], companions: Vec::new(), keep }
     }
 
     /// The files, in order.
@@ -64,8 +78,17 @@ impl OutputSet {
                 self.files[i].finished = true;
             }
         }
+        self.companions.drain(..).for_each(|path| interrupt::remove(&path));
         let Some(first) = self.files.first() else { return Ok(()) };
         system::sync_folder(folder_of(&first.path))
             .with_context(|| format!("{}: written, but its folder could not be synced", first.path.display()))
+    }
+}
+
+impl Drop for OutputSet {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.companions.iter().for_each(|path| interrupt::remove(path));
+        }
     }
 }

@@ -23,6 +23,10 @@ impl Positioned {
         std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
     }
 
+    pub fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
+    }
+
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
@@ -51,6 +55,13 @@ impl Positioned {
         let mut file = self.lock();
         file.seek(SeekFrom::Start(offset))?;
         file.write_all(bytes)
+    }
+
+    pub fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = self.lock();
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(out)
     }
 
     pub fn sync(&self) -> io::Result<()> {
@@ -105,6 +116,19 @@ pub fn free_space(folder: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 pub fn free_space(_: &Path) -> Option<u64> {
     None
+}
+
+/// Bytes of the disk that a file has already; 0 if there is none.
+#[cfg(unix)]
+pub fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    path.metadata().map_or(0, |m| m.blocks() * 512)
+}
+
+/// Bytes of the disk that a file has already: not asked here.
+#[cfg(not(unix))]
+pub fn allocated(_: &Path) -> u64 {
+    0
 }
 
 /// The limit on the size of files that this process writes. Beyond it the system would kill the process by SIGXFSZ.

@@ -65,10 +65,9 @@ pub fn files_of(model: &Model, header_only: bool) -> Vec<SourceFile> {
 }
 
 impl SourceFile {
-    /// Bytes that [`SourceFile::hash`] reads.
-    pub fn bytes(&self) -> Result<u64> {
-        let size = self.path.metadata().map_err(Error::io(&self.path))?.len();
-        Ok(if self.header_only { self.header.map_or(size, |n| n as u64) } else { size })
+    /// Only its header is hashed.
+    pub fn is_header_only(&self) -> bool {
+        self.header_only && self.header.is_some()
     }
 
     /// The digest that is recorded. An error if `stop` says so in between.

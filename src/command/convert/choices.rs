@@ -106,6 +106,12 @@ impl Choices {
         Edits { settings, prune, folder }
     }
 
+    /// Files that these choices are read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let own = self.tensor_type_file.iter().chain(self.importance.data()).cloned();
+        own.chain(self.naming.file()).collect()
+    }
+
     /// The type, which is no option.
     pub fn mix(&self) -> Result<&'static Mix> {
         self.mix.ok_or_else(|| caller("--type TYPE is needed, such as --type q4_k_m (see `qconv types`)"))

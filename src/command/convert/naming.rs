@@ -7,6 +7,7 @@ use anyhow::Result;
 use qconv_formats::Error;
 use qconv_formats::gguf::{Array, Value};
 use serde_json::Value as Json;
+use std::path::PathBuf;
 
 /// Metadata files beyond this size are a mistake.
 const MOST: u64 = 1 << 20;
@@ -49,6 +50,11 @@ pub struct Naming {
 }
 
 impl Naming {
+    /// The file of --metadata.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.metadata.as_ref().and_then(|given| given.file.clone())
+    }
+
     /// These options as arguments.
     pub fn recipe(&self) -> Vec<String> {
         let options = [
@@ -93,6 +99,7 @@ struct Given {
     settings: Vec<Setting>,
     /// The JSON.
     text: String,
+    file: Option<PathBuf>,
 }
 
 impl Given {
@@ -106,7 +113,8 @@ impl Given {
             return Err(caller(format!("{path}: has {size} bytes, more than any metadata")));
         }
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        Self::parse(&text).map_err(|what| caller(format!("{path}: {what}")))
+        let given = Self::parse(&text).map_err(|what| caller(format!("{path}: {what}")))?;
+        Ok(Given { file: Some(path.into()), ..given })
     }
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -130,7 +138,7 @@ impl Given {
             let value = value.ok_or_else(|| format!("{key} is {json}, and {kind} is needed"))?;
             settings.push(Setting { key, value });
         }
-        Ok(Given { settings, text })
+        Ok(Given { settings, text, file: None })
     }
 }
 

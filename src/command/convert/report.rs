@@ -10,10 +10,14 @@ use qconv_formats::block::BlockFormat;
 
 /// What was done.
 pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
+    if summary.unchanged {
+        outln!("{}: unchanged", summary.output.display());
+        return Ok(());
+    }
     let per_second = summary.parameters as f64 / summary.seconds / 1e6;
     outln!(
         "{}: {} -> {} {} ({:.2} bits per weight) in {}, {per_second:.0} Mweights/s, peak memory {}",
-        summary.output.display(),
+        shown(summary),
         ui::bytes(summary.source_bytes),
         summary.mix,
         ui::bytes(summary.bytes),
@@ -26,6 +30,9 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
         notes.push(format!("{} in another type than the mix asks for ({:+.3} bits per weight)", summary.fallbacks, summary.fallback_bits_per_weight));
     }
     notes.extend(summary.importance.as_ref().map(|i| i.note()));
+    if summary.resumed > 0 {
+        notes.push(format!("{} of them from an interrupted run", summary.resumed));
+    }
     notes.push(if summary.verified { "structure verified".into() } else { "structure not verified (--no-verify)".to_owned() });
     let warnings = ui.warnings().len();
     notes.push(format!("{warnings} warning{}", if warnings == 1 { "" } else { "s" }));
@@ -98,4 +105,12 @@ pub fn plan(plan: &Plan, name: &str, tensors: bool, json: bool) -> Result<()> {
         plan.fallback_cost(),
     );
     Ok(())
+}
+
+/// The file, or how many there are.
+fn shown(summary: &Summary) -> String {
+    match summary.files.len() {
+        0 | 1 => summary.output.display().to_string(),
+        n => format!("{} and {} more", summary.output.display(), n - 1),
+    }
 }
