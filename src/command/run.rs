@@ -65,13 +65,9 @@ pub struct Run {
     #[arg(long, value_name = "FILE", requires = "logits", conflicts_with_all = ["prompt", "file", "chat"])]
     tokens: Option<PathBuf>,
 
-    /// Where to write logits: rows x vocabulary, little-endian f32
+    /// Where to write logits: rows x vocabulary, little-endian f32; a file that exists is replaced
     #[arg(long, value_name = "FILE", requires = "tokens")]
     logits: Option<PathBuf>,
-
-    /// Replace the file of --logits if it exists
-    #[arg(long, requires = "logits")]
-    force: bool,
 
     #[command(flatten)]
     backend: BackendArgs,
@@ -165,7 +161,7 @@ impl Task for Job<'_> {
         warnings.into_iter().for_each(|w| ui.warn(w));
         ui.refuse_warnings()?;
         if let (Some(tokens), Some(out)) = (&args.tokens, &args.logits) {
-            return logits::write(&engine, &args.model, tokens, out, args.force, ui);
+            return logits::write(&engine, &args.model, tokens, out, ui);
         }
         model.require_tokenizer()?;
         let tokenizer = Tokenizer::from_metadata(model.metadata(), model.path())?;

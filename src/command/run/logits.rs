@@ -26,13 +26,12 @@ fn ids(file: &Path) -> anyhow::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Computes and writes all rows; the file appears when it is whole.
+/// Computes and writes all rows; the file appears, in the place of an older one, when it is whole.
 pub fn write<B: Backend>(
     engine: &Engine<'_, B>,
     model: &Path,
     tokens: &Path,
     out: &Path,
-    force: bool,
     ui: &Ui,
 ) -> anyhow::Result<()> {
     output::protect(out, &[model, tokens])?;
@@ -45,7 +44,7 @@ pub fn write<B: Backend>(
     }
     let mut session = engine.session(SessionOptions::new(ids.len()).all_logits())?;
     let row = 4 * vocabulary;
-    let file = OutputFile::create(out, (ids.len() * row) as u64, force)?;
+    let file = OutputFile::create(out, (ids.len() * row) as u64, true)?;
     let mut bytes = Vec::with_capacity(session.logit_rows() * row);
     let mut at = 0;
     for batch in ids.chunks(session.batch()) {
