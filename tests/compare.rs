@@ -39,6 +39,15 @@ fn the_study_of_a_small_model() {
 }
 
 #[test]
+fn methods_stand_side_by_side() {
+    let (model, text) = (fixture("models/stories260k"), fixture("texts/stories.txt"));
+    let args = ["compare", arg(&model), "--file", arg(&text), "--types", "q4_0", "--methods", "rtn,hqq"];
+    let table = ok(&[&args[..], &["--ctx", "64", "--chunks", "2", "-p", "8", "-n", "2"]].concat());
+    assert!(table.contains("Q4_0 hqq"), "{table}");
+    fails(&[&args[..5], &["q4_0", "--methods", "magic"]].concat(), 2, &["magic", "hqq"]);
+}
+
+#[test]
 fn impossible_studies_are_refused() {
     let (model, text) = (fixture("models/stories260k"), fixture("texts/stories.txt"));
     fails(&["compare", arg(&model), "--file", "no/such/text"], 2, &["no/such/text"]);

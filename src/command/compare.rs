@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::bench::StyleArgs;
-use super::convert::{ImportanceArgs, parse_mix};
+use super::convert::{ImportanceArgs, parse_method, parse_mix};
 use crate::backend::BackendArgs;
 use crate::compare::{Row, Study, study};
 use crate::error::caller;
@@ -19,6 +19,7 @@ use std::path::PathBuf;
 Examples:
   qconv compare models/prose-4m --file text.txt
   qconv compare TinyLlama-1.1B --file wiki.test.raw --types q8_0,q4_k_m,iq4_xs --chunks 50 --markdown > study.md
+  qconv compare models/prose-4m --file text.txt --types q4_0,q4_k_m --methods rtn,hqq
   qconv compare models/prose-4m --file text.txt --types q3_k_s,q2_k,iq2_xs --calibration other-text.txt
 
 Every type is converted, verified tensor by tensor against the source, measured on the text against the original (both
@@ -36,6 +37,10 @@ pub struct Compare {
     #[arg(long, value_delimiter = ',', value_parser = parse_mix,
           default_value = "q8_0,q6_k,q5_k_m,q4_k_m,iq4_xs,q4_0,q3_k_m,q2_k")]
     types: Vec<&'static Mix>,
+
+    /// The methods to compare, for every type
+    #[arg(long, value_delimiter = ',', value_parser = parse_method, default_value = "rtn")]
+    methods: Vec<&'static Method>,
 
     /// Tokens of a window [default: 512, or the model's context if that is smaller]
     #[arg(short, long, value_name = "N")]
@@ -93,7 +98,7 @@ impl Run for Compare {
             source: &self.source,
             mixes: &self.types,
             importance: importance.as_ref(),
-            method: Method::by_name("rtn").expect("the default method is in the list"),
+            methods: &self.methods,
             text: &text,
             ctx: self.ctx.unwrap_or(512.min(context)),
             chunks: self.chunks,
@@ -101,7 +106,7 @@ impl Run for Compare {
             folder,
             computing: self.computing,
         };
-        let rows = study(&request, ui, |row| ui.note(format!("{}: {}", row.mix, line(row))))?;
+        let rows = study(&request, ui, |row| ui.note(format!("{}: {}", row.label(), line(row))))?;
         if self.style.json {
             return report::print_json(&serde_json::to_value(&rows)?);
         }
@@ -143,7 +148,7 @@ fn table(rows: &[Row]) -> Table {
     for r in rows {
         let d = r.quality.divergence.as_ref();
         table.row([
-            r.mix.clone(),
+            r.label(),
             format!("{:.2}", r.bits_per_weight),
             ui::bytes(r.bytes),
             text(r.convert_seconds.map(ui::seconds)),

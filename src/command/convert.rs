@@ -7,7 +7,7 @@ mod naming;
 mod recipe;
 mod report;
 
-pub use choices::{Choices, parse_mix};
+pub use choices::{Choices, parse_method, parse_mix};
 pub use importance::ImportanceArgs;
 
 use super::Run;

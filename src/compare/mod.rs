@@ -4,7 +4,7 @@ use crate::backend::{self, BackendArgs, Task};
 use crate::convert::{self, Edits, Importance, Plan, Request};
 use crate::engine::Engine;
 use crate::eval;
-use crate::method::Method;
+use crate::method::{self, Method};
 use crate::model::Model;
 use crate::recipe::{self, Mix};
 use crate::tokenizer::Tokenizer;
@@ -23,7 +23,7 @@ pub struct Study<'a> {
     /// The types.
     pub mixes: &'a [&'static Mix],
     /// How weights are quantized.
-    pub method: &'static Method,
+    pub methods: &'a [&'static Method],
     /// The importance matrix.
     pub importance: Option<&'a Importance>,
     /// The text on which perplexity is measured.
@@ -46,6 +46,9 @@ pub struct Row {
     /// The mix; the original's own precision for the first row.
     #[serde(rename = "type")]
     pub mix: String,
+    /// How its codes were picked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static str>,
     /// The file, or the original.
     pub file: PathBuf,
     /// Tensor data per weight.
@@ -73,6 +76,16 @@ pub struct Row {
     pub backend: String,
 }
 
+impl Row {
+    /// The type, with the method where that is not the default.
+    pub fn label(&self) -> String {
+        match self.method {
+            Some(method) if method != method::ALL[0].name => format!("{} {method}", self.mix),
+            _ => self.mix.clone(),
+        }
+    }
+}
+
 /// Does the whole study; the first row is the original. `done` is called with every row.
 pub fn study(study: &Study, ui: &Ui, done: impl FnMut(&Row)) -> Result<Vec<Row>> {
     backend::with(study.computing, Work { study, ui, done })
@@ -88,7 +101,7 @@ impl<F: FnMut(&Row)> Task for Work<'_, F> {
     type Output = Vec<Row>;
 
     fn run<B: Backend>(mut self, backend: &B) -> Result<Vec<Row>> {
-        let Study { source, mixes, .. } = *self.study;
+        let Study { source, mixes, methods, .. } = *self.study;
         let mut warnings = Vec::new();
         let model = Model::open(source, &mut warnings)?;
         warnings.drain(..).for_each(|w| self.ui.warn(w));
@@ -100,10 +113,13 @@ impl<F: FnMut(&Row)> Task for Work<'_, F> {
 
         let mut rows = vec![self.original(&model, &original, &tokens, bos)?];
         (self.done)(&rows[0]);
-        for mix in mixes {
-            let row = self.variant(&model, &original, mix, &tokens, bos, backend).with_context(|| mix.name)?;
-            (self.done)(&row);
-            rows.push(row);
+        for (mix, method) in mixes.iter().flat_map(|mix| methods.iter().map(move |method| (mix, *method))) {
+            let row =
+                self.variant(&model, &original, (mix, method), &tokens, bos, backend).with_context(|| mix.name)?;
+            if let Some(row) = row {
+                (self.done)(&row);
+                rows.push(row);
+            }
         }
         Ok(rows)
     }
@@ -135,6 +151,7 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         let weights = model.parameters().max(1) as f64;
         let mut row = Row {
             mix: format!("{precision} (original)"),
+            method: None,
             file: model.path().to_owned(),
             bits_per_weight: engine.weight_bytes() as f64 * 8.0 / weights,
             bytes: engine.weight_bytes(),
@@ -152,23 +169,31 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         Ok(row)
     }
 
+    /// A type by a method; `None`, with a warning, where that makes no sense.
     fn variant<B: Backend>(
         &self,
         model: &Model,
         original: &Engine<B>,
-        mix: &'static Mix,
+        (mix, method): (&'static Mix, &'static Method),
         tokens: &[u32],
         bos: Option<u32>,
         backend: &B,
-    ) -> Result<Row> {
+    ) -> Result<Option<Row>> {
         let options = recipe::Options { has_imatrix: self.study.importance.is_some(), ..recipe::Options::default() };
         let mut plan = Plan::new(model, mix, &options, &Edits::default(), false, self.ui)?;
         if let Some(importance) = self.study.importance {
             plan.weigh(model, importance, self.ui)?;
         }
-        let output = self.study.folder.join("");
+        if let Some(why) = plan.tensors.iter().find_map(|p| (method.suits)(p.format).err()) {
+            self.ui.warn(format!("{} by {} is left out: {why}", mix.name, method.name));
+            return Ok(None);
+        }
+        // Files of several methods have the same name.
+        let several = self.study.methods.len() > 1;
+        let output = self.study.folder.join(if several { method.name } else { "" }).join("");
+        std::fs::create_dir_all(&output).map_err(qconv_formats::Error::io(&output))?;
         let edits = Edits::default();
-        let request = Request { method: self.study.method, force: true, ..Request::new(model, &plan, &edits, &output) };
+        let request = Request { method, force: true, ..Request::new(model, &plan, &edits, &output) };
         let summary = convert::convert(&request, self.ui)?;
         let (gguf, mut findings) = verify::structure(&summary.output)?;
         if let Some(gguf) = &gguf {
@@ -183,6 +208,7 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         let change = quality.divergence.as_ref().map(|d| (d.perplexity_ratio - 1.0) * 100.0);
         let mut row = Row {
             mix: mix.name.to_owned(),
+            method: Some(method.name),
             file: summary.output,
             bits_per_weight: summary.bits_per_weight,
             bytes: summary.bytes,
@@ -198,7 +224,7 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         };
         drop(engine);
         self.measure(&mut row)?;
-        Ok(row)
+        Ok(Some(row))
     }
 
     /// Speed and memory, in a process of its own: only there is the peak of memory this model's.

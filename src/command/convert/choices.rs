@@ -153,7 +153,8 @@ pub fn parse_mix(name: &str) -> Result<&'static Mix, String> {
     })
 }
 
-fn parse_method(name: &str) -> Result<&'static Method, String> {
+/// A method by name.
+pub fn parse_method(name: &str) -> Result<&'static Method, String> {
     Method::by_name(name).ok_or_else(|| {
         let names: Vec<&str> = method::ALL.iter().map(|m| m.name).collect();
         format!("there is no method {name}; the methods are {}", names.join(", "))
