@@ -197,3 +197,17 @@ fn wrong_splits_are_the_callers_fault() {
     fails(&[&args[..], &["--strict"]].concat(), 1, &["output_norm.weight", "--split-max-size"]);
     assert_eq!(listing(dir.path()), ["m.gguf"]);
 }
+
+#[test]
+fn a_dry_run_tells_the_files() {
+    let source = fixture("models/prose-4m");
+    let args = ["convert", arg(&source), "-t", "q4_k_m", "--plain", "--dry-run", "--split-parts", "3", "-o", "x.gguf"];
+    assert!(ok(&args).contains("x-00003-of-00003.gguf"));
+    let json: serde_json::Value = serde_json::from_str(&ok(&[&args[..], &["--json"]].concat())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    convert(&dir.path().join("x.gguf"), &["--split-parts", "3"]);
+    for file in json["files"].as_array().unwrap() {
+        let path = dir.path().join(file["name"].as_str().unwrap());
+        assert_eq!(file["bytes"], path.metadata().unwrap().len());
+    }
+}

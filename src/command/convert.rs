@@ -13,14 +13,15 @@ pub use importance::ImportanceArgs;
 use super::Run;
 use super::splitting::{Splitting, parse_part};
 use crate::backend::BackendArgs;
-use crate::convert::{self, Plan, Request};
+use crate::convert::{self, Layout, Plan, Request};
 use crate::engine::memory;
 use crate::error::caller;
 use crate::model::Model;
+use crate::output;
 use crate::provenance::{self, Record};
 use crate::ui::Ui;
 use anyhow::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `qconv convert`.
 #[derive(clap::Args)]
@@ -144,9 +145,12 @@ impl Run for Convert {
         }
         if self.dry_run {
             let metadata = convert::output_metadata(&model, &plan, &edits, ui)?;
-            ui.refuse_warnings()?;
             let name = convert::output_name(&model, &plan, &metadata);
-            return report::plan(&plan, &name, self.tensors, self.json);
+            let path = output::or_in_folder(self.output.as_deref().unwrap_or(Path::new("")), name);
+            // Digests would add to the heads; sizes here are those of --plain.
+            let layout = Layout::new(&metadata, plan.entries(), self.splitting.extent(self.part), &path, None, ui)?;
+            ui.refuse_warnings()?;
+            return report::plan(&plan, &layout, self.tensors, self.json);
         }
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let request = Request {

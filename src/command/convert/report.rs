@@ -1,6 +1,6 @@
 //! What `qconv convert` tells.
 
-use crate::convert::{Plan, Summary};
+use crate::convert::{Layout, Part, Plan, Summary};
 use crate::engine::memory;
 use crate::outln;
 use crate::report::{self, Table};
@@ -41,7 +41,9 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
 }
 
 /// What would be done.
-pub fn plan(plan: &Plan, name: &str, tensors: bool, json: bool) -> Result<()> {
+pub fn plan(plan: &Plan, layout: &Layout, tensors: bool, json: bool) -> Result<()> {
+    let name = |part: &Part| part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let first = layout.written().first().map(&name).unwrap_or_default();
     if json {
         let list = plan.tensors.iter().map(|p| {
             serde_json::json!({
@@ -49,8 +51,12 @@ pub fn plan(plan: &Plan, name: &str, tensors: bool, json: bool) -> Result<()> {
                 "wanted": p.wanted.map(|w| w.name), "bytes": p.bytes(),
             })
         });
+        let files = layout.written().iter().map(|part| {
+            let (tensors, bytes) = (part.tensors.len(), part.writer.file_size());
+            serde_json::json!({ "name": name(part), "tensors": tensors, "bytes": bytes })
+        });
         return report::print_json(&serde_json::json!({
-            "output": name, "type": plan.mix.name, "parameters": plan.parameters(), "source_bytes": plan.source_bytes(),
+            "output": first, "files": files.collect::<Vec<_>>(), "type": plan.mix.name, "parameters": plan.parameters(), "source_bytes": plan.source_bytes(),
             "bytes": plan.bytes(), "bits_per_weight": plan.bits_per_weight(), "fallbacks": plan.fallbacks().count(),
             "fallback_bits_per_weight": plan.fallback_cost(), "importance": plan.importance,
             "tensors": list.collect::<Vec<_>>(),
@@ -95,8 +101,16 @@ pub fn plan(plan: &Plan, name: &str, tensors: bool, json: bool) -> Result<()> {
         ]);
     }
     table.print();
+    if layout.is_split() {
+        outln!();
+        let mut table = Table::new(&["file", "tensors", "size"]).texts(&["file"]);
+        for part in layout.written() {
+            table.row([name(part), part.tensors.len().to_string(), ui::bytes(part.writer.file_size())]);
+        }
+        table.print();
+    }
     outln!(
-        "\nwould write {name}: {} -> {} {}, {:.2} bits per weight, {} fallbacks ({:+.3} bits per weight); nothing was written",
+        "\nwould write {first}: {} -> {} {}, {:.2} bits per weight, {} fallbacks ({:+.3} bits per weight); nothing was written",
         ui::bytes(plan.source_bytes()),
         plan.mix.name,
         ui::bytes(plan.bytes()),
