@@ -4,7 +4,7 @@
 //! - All others, and all with [`Activations::Exact`], are dequantized piece by piece and meet f32 activations.
 
 use super::memory::Split;
-use super::products::{self, Fast, MOST_FEW, Panel, ROWS, Rest, Tile, UNIT, Work};
+use super::products::{self, FEW_ROWS, Fast, MOST_FEW, Panel, ROWS, Rest, Tile, UNIT, Work};
 use super::{Activations, Cpu, Isa, Weight};
 use crate::{Product, Result};
 use std::cell::RefCell;
@@ -88,7 +88,7 @@ impl<'a> Part<'a> {
         let (rows_of_item, tokens) = match fast {
             Some(_) if n <= MOST_FEW => {
                 let by_bytes = ITEM_BYTES / p.weight.row(0).len().max(1);
-                (by_bytes.min(rows / wanted).next_multiple_of(4).max(4), n)
+                (by_bytes.min(rows / wanted).next_multiple_of(FEW_ROWS).max(FEW_ROWS), n)
             }
             Some(_) => {
                 // Whole tiles; tokens are only split where there are too few of them for the threads.
@@ -123,7 +123,7 @@ impl<'a> Part<'a> {
     fn few(&self, fast: &Fast, isa: Isa, panel: &Panel, rows: std::ops::Range<usize>, scratch: &mut Scratch) {
         let (cols, padded) = (self.weight.cols(), products::padded(self.n));
         let out = &mut scratch.few;
-        out.resize(rows.len() * padded, 0.0);
+        out.resize(rows.len().next_multiple_of(FEW_ROWS) * padded, 0.0);
         let bytes = self.weight.bytes_of(rows.clone());
         fast.few(isa, bytes, bytes.len() / rows.len(), cols, panel.units(cols, padded), out);
         for (row, sums) in rows.zip(out.chunks_exact(padded)) {

@@ -72,8 +72,8 @@ pub enum Weights {
 /// activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// For block-quantized weights rounded to 8 bits with one f32 scale for 32 neighbours wherever the format has an
-    /// integer product (others meet f32). llama.cpp does the same, with one scale for 256 in K-quants.
+    /// For block-quantized weights rounded to 8 bits with one f32 scale for 32 neighbours. llama.cpp does the same, with
+    /// one scale for 256 in K-quants.
     ///
     /// For BF16 weights rounded to BF16 (as llama.cpp does) where more than a few tokens are multiplied together and the
     /// CPU has a BF16 dot product; otherwise f32.

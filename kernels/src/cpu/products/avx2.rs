@@ -217,6 +217,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_ints(self, i: Two, to: &mut [i32; 16]) {
+        let (first, second) = to.split_at_mut(8);
+        now!(_mm256_storeu_si256(first.as_mut_ptr().cast(), i.0));
+        now!(_mm256_storeu_si256(second.as_mut_ptr().cast(), i.1));
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> TwoFloats {
         let x = now!(_mm256_set1_ps(x));
         TwoFloats(x, x)
@@ -251,6 +258,28 @@ impl Simd for Avx2 {
         let (first, second) = to.split_at_mut(8);
         now!(_mm256_storeu_ps(first.as_mut_ptr().cast(), x.0));
         now!(_mm256_storeu_ps(second.as_mut_ptr().cast(), x.1));
+    }
+
+    #[inline(always)]
+    fn largest(self, a: TwoFloats, b: TwoFloats) -> f32 {
+        // As integers, magnitudes are ordered as they are as floats.
+        let magnitude = now!(_mm256_set1_epi32(0x7fff_ffff));
+        let a = both!(Two, |a| _mm256_and_si256(_mm256_castps_si256(a), magnitude));
+        let b = both!(Two, |b| _mm256_and_si256(_mm256_castps_si256(b), magnitude));
+        let most = both!(Two, |a, b| _mm256_max_epu32(a, b));
+        let most = now!(_mm256_max_epu32(most.0, most.1));
+        let most = now!(_mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256::<1>(most)));
+        let most = now!(_mm_max_epu32(most, _mm_shuffle_epi32::<0x4e>(most)));
+        f32::from_bits(now!(_mm_cvtsi128_si32(_mm_max_epu32(most, _mm_shuffle_epi32::<0xb1>(most)))) as u32)
+    }
+
+    #[inline(always)]
+    fn round(self, x: TwoFloats, to: &mut [u8; 16]) {
+        let (a, b) = (now!(_mm256_cvtps_epi32(x.0)), now!(_mm256_cvtps_epi32(x.1)));
+        // Packing works in halves of registers; the quarters are put in order afterwards.
+        let packed = now!(_mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(a, b)));
+        let packed = now!(_mm_packs_epi16(_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed)));
+        now!(_mm_storeu_si128(to.as_mut_ptr().cast(), packed))
     }
 
     #[inline(always)]

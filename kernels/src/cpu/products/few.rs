@@ -17,8 +17,6 @@ pub(in crate::cpu) struct Few<'a> {
     pub(in crate::cpu) cols: usize,
     /// `(units, tokens)`.
     pub(in crate::cpu) x: &'a [Unit],
-    /// `(rows, tokens)`.
-    pub(in crate::cpu) out: &'a mut [f32],
 }
 
 /// Most bytes of a unit in any format.
@@ -27,27 +25,28 @@ pub(super) const MOST_BYTES: usize = 272;
 /// The last, incomplete unit of a row: its blocks, then zeros. What zeros decode to does not matter, because the
 /// activations there are zeros.
 #[inline(always)]
-pub(super) fn last_unit<F: Codes>(row: &[u8], whole: usize) -> [u8; MOST_BYTES] {
-    let mut unit = [0; MOST_BYTES];
+pub(super) fn last_unit<F: Codes>(row: &[u8], whole: usize, unit: &mut [u8; MOST_BYTES]) {
     let rest = &row[whole * F::BYTES..];
     unit[..rest.len()].copy_from_slice(rest);
-    unit
 }
 
 /// [`Few`] for `T` tokens, `R` rows at a time.
-pub(super) struct Rows<'a, F, const R: usize, const T: usize>(pub(super) Few<'a>, pub(super) PhantomData<F>);
+///
+/// The results, `(rows, tokens)`, have room for a multiple of `R` rows.
+pub(super) struct Rows<'a, F, const R: usize, const T: usize>(
+    pub(super) Few<'a>,
+    pub(super) &'a mut [f32],
+    pub(super) PhantomData<F>,
+);
 
 impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
     #[inline(always)]
     fn run<V: Simd>(self, v: V) {
-        let Few { bytes, row_bytes, cols, x, out } = self.0;
-        let rows = bytes.len() / row_bytes;
-        let whole = rows / R * R;
-        for (row, out) in (0..whole).step_by(R).zip(out.chunks_exact_mut(R * T)) {
-            some_rows::<V, F, R, T>(v, &bytes[row * row_bytes..], row_bytes, cols, x, out);
-        }
-        for (row, out) in (whole..rows).zip(out[whole * T..].chunks_exact_mut(T)) {
-            some_rows::<V, F, 1, T>(v, &bytes[row * row_bytes..], row_bytes, cols, x, out);
+        const { assert!(F::OFFSET == 0 || F::OFFSET.is_power_of_two()) };
+        const { assert!(F::BYTES <= MOST_BYTES && (F::GROUP == 16 || F::GROUP == 32)) };
+        let rows = self.0.bytes.len() / self.0.row_bytes;
+        for row in (0..rows).step_by(R) {
+            some_rows::<V, F, R, T>(v, &self.0, row, rows, &mut self.1[row * T..][..R * T]);
         }
     }
 }
@@ -55,36 +54,38 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
 #[inline(always)]
 fn some_rows<V: Simd, F: Codes, const R: usize, const T: usize>(
     v: V,
-    bytes: &[u8],
-    row_bytes: usize,
-    cols: usize,
-    x: &[Unit],
+    few: &Few<'_>,
+    row: usize,
+    rows: usize,
     out: &mut [f32],
 ) {
     let zero = v.splat(0.0);
     let mut sums = Sums { products: [[zero; T]; R], plus: [[zero; T]; R] };
-    let whole = cols / UNIT;
-    let tokens = |u: usize| -> &[Unit; T] { x[u * T..].first_chunk().expect("as many units as the row has") };
-    for u in 0..whole {
+    let mut starts = [0; R];
+    for (r, start) in starts.iter_mut().enumerate() {
+        *start = (row + r).min(rows - 1) * few.row_bytes; // at the end, the last row several times
+    }
+    let whole = few.cols / UNIT;
+    let mut last = [[0; MOST_BYTES]; R];
+    for u in 0..few.cols.div_ceil(UNIT) {
         let mut units: [&[u8]; R] = [&[]; R];
-        for (r, unit) in units.iter_mut().enumerate() {
-            let at = r * row_bytes + u * F::BYTES;
-            *unit = &bytes[at..at + F::BYTES];
-            // The same place of the rows that come next.
-            for line in (0..F::BYTES).step_by(64) {
-                v.prefetch(bytes, at + R * row_bytes + line);
+        if u < whole {
+            for (unit, start) in units.iter_mut().zip(starts) {
+                let at = start + u * F::BYTES;
+                *unit = &few.bytes[at..at + F::BYTES];
+                // The same place of the rows that come next.
+                for line in (0..F::BYTES).step_by(64) {
+                    v.prefetch(few.bytes, at + R * few.row_bytes + line);
+                }
+            }
+        } else {
+            for ((last, unit), start) in last.iter_mut().zip(&mut units).zip(starts) {
+                last_unit::<F>(&few.bytes[start..start + few.row_bytes], whole, last);
+                *unit = &last[..F::BYTES];
             }
         }
-        one_unit::<V, F, R, T>(v, &units, tokens(u), &mut sums);
-    }
-    if !cols.is_multiple_of(UNIT) {
-        let mut last = [[0; MOST_BYTES]; R];
-        let mut units: [&[u8]; R] = [&[]; R];
-        for ((r, last), unit) in last.iter_mut().enumerate().zip(&mut units) {
-            *last = last_unit::<F>(&bytes[r * row_bytes..][..row_bytes], whole);
-            *unit = &last[..F::BYTES];
-        }
-        one_unit::<V, F, R, T>(v, &units, tokens(whole), &mut sums);
+        let x: &[Unit; T] = few.x[u * T..].first_chunk().expect("as many units as the row has");
+        one_unit::<V, F, R, T>(v, &units, x, &mut sums);
     }
     for r in 0..R {
         for t in 0..T {

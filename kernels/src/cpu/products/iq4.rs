@@ -1,8 +1,9 @@
 //! 4-bit codes whose levels come from a table: IQ4_NL, IQ4_XS.
 
 use super::Codes;
+use super::codebook::nibbles_to_bytes;
 use super::k_quants::half;
-use super::legacy::{halves, nibbles};
+use super::legacy::nibbles;
 use super::simd::{Simd, array};
 
 /// The uneven grid, plus 128.
@@ -31,7 +32,7 @@ impl Codes for Nl {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (halves(v, unit, 18, 0), v.splat(0.0))
+        (v.strided_halves(unit, 18, 0), v.splat(0.0))
     }
 }
 
@@ -51,11 +52,8 @@ impl Codes for Xs {
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         let high = u64::from(u16::from_le_bytes(*array(unit, 2)));
-        let low = u64::from(u32::from_le_bytes(*array(unit, 4)));
-        // Nibble `i` to byte `i`, and pair of bits `i` to bits 4 and 5 of byte `i`, by halving distances.
-        let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
-        let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
-        let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        let low = nibbles_to_bytes(u32::from_le_bytes(*array(unit, 4)));
+        // Pair of bits `i` to bits 4 and 5 of byte `i`, by halving distances.
         let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
         let high = (high | high << 12) & 0x000f_000f_000f_000f;
         let high = (high | high << 6) & 0x0303_0303_0303_0303;

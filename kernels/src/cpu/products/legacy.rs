@@ -4,13 +4,6 @@
 use super::Codes;
 use super::simd::{Simd, array};
 
-/// Half-precision numbers at `at` of each of eight blocks of `block` bytes.
-#[inline(always)]
-pub(super) fn halves<V: Simd>(v: V, unit: &[u8], block: usize, at: usize) -> V::Floats {
-    let half = |b: usize| u16::from_le_bytes(*array(unit, b * block + at));
-    v.halves([half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7)])
-}
-
 /// 4-bit codes of two blocks: `j` and `j + 16` share a byte.
 #[inline(always)]
 pub(super) fn nibbles<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Bytes {
@@ -38,7 +31,7 @@ impl Codes for Q8_0 {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (halves(v, unit, 34, 0), v.splat(0.0))
+        (v.strided_halves(unit, 34, 0), v.splat(0.0))
     }
 }
 
@@ -56,7 +49,7 @@ impl Codes for Q4_0 {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (halves(v, unit, 18, 0), v.splat(0.0))
+        (v.strided_halves(unit, 18, 0), v.splat(0.0))
     }
 }
 
@@ -74,7 +67,7 @@ impl Codes for Q4_1 {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (halves(v, unit, 20, 0), halves(v, unit, 20, 2))
+        (v.strided_halves(unit, 20, 0), v.strided_halves(unit, 20, 2))
     }
 }
 
@@ -93,7 +86,7 @@ impl Codes for Q5_0 {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (halves(v, unit, 22, 0), v.splat(0.0))
+        (v.strided_halves(unit, 22, 0), v.splat(0.0))
     }
 }
 
@@ -112,6 +105,6 @@ impl Codes for Q5_1 {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (halves(v, unit, 24, 0), halves(v, unit, 24, 2))
+        (v.strided_halves(unit, 24, 0), v.strided_halves(unit, 24, 2))
     }
 }

@@ -23,8 +23,11 @@ use tile::{Multiply, Unpack};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codebook;
 mod few;
+mod few_bits;
 mod floats;
+mod fp4;
 mod iq4;
 mod k_quants;
 mod legacy;
@@ -51,8 +54,21 @@ static ALL: &[Fast] = &[
     fast::<k_quants::Four>("Q4_K"),
     fast::<k_quants::Five>("Q5_K"),
     fast::<k_quants::Six>("Q6_K"),
+    fast::<codebook::Iq2Xxs>("IQ2_XXS"),
+    fast::<codebook::Iq2Xs>("IQ2_XS"),
+    fast::<codebook::Iq3Xxs>("IQ3_XXS"),
+    fast::<codebook::Iq1S>("IQ1_S"),
     fast::<iq4::Nl>("IQ4_NL"),
+    fast::<codebook::Iq3S>("IQ3_S"),
+    fast::<codebook::Iq2S>("IQ2_S"),
     fast::<iq4::Xs>("IQ4_XS"),
+    fast::<codebook::Iq1M>("IQ1_M"),
+    fast::<few_bits::Digits>("TQ1_0"),
+    fast::<few_bits::Ternary>("TQ2_0"),
+    fast::<fp4::Mx>("MXFP4"),
+    fast::<fp4::Nv>("NVFP4"),
+    fast::<few_bits::One>("Q1_0"),
+    fast::<few_bits::Two>("Q2_0"),
 ];
 
 /// How a format is read, 256 weights (a unit) at a time: a weight is `scale * (code - OFFSET) + plus`, with one scale and
@@ -80,8 +96,8 @@ trait Codes: 'static {
 /// The fast product of a format.
 pub(super) struct Fast {
     format: &'static str,
-    one: fn(Isa, Few<'_>),
-    four: fn(Isa, Few<'_>),
+    one: fn(Isa, Few<'_>, &mut [f32]),
+    four: fn(Isa, Few<'_>, &mut [f32]),
     unpack: fn(Isa, Rest<'_>),
     multiply: fn(Isa, &Tile, Work<'_>),
 }
@@ -103,8 +119,8 @@ pub(super) struct Rest<'a> {
 const fn fast<F: Codes>(format: &'static str) -> Fast {
     Fast {
         format,
-        one: |isa, few| run(isa, Rows::<F, 4, 1>(few, PhantomData)),
-        four: |isa, few| run(isa, Rows::<F, 2, 4>(few, PhantomData)),
+        one: |isa, few, out| run(isa, Rows::<F, 4, 1>(few, out, PhantomData)),
+        four: |isa, few, out| run(isa, Rows::<F, 2, 4>(few, out, PhantomData)),
         unpack: |isa, Rest { bytes, row_bytes, cols, unit, tile }| {
             run(isa, Unpack::<F> { bytes, row_bytes, cols, unit, tile, format: PhantomData });
         },
@@ -143,6 +159,9 @@ fn run<K: Kernel>(isa: Isa, kernel: K) {
 /// Most tokens that are few.
 pub(super) const MOST_FEW: usize = 4;
 
+/// What results of few tokens are padded to.
+pub(super) const FEW_ROWS: usize = 4;
+
 /// Tokens that are stored for `n`: what kernels compute, the rest being zeros.
 pub(super) fn padded(n: usize) -> usize {
     match n {
@@ -158,11 +177,12 @@ impl Fast {
         ALL.iter().find(|f| f.format == format)
     }
 
-    /// Whole rows `bytes` with `padded(n)` tokens, at most [`MOST_FEW`]; `out`: `(rows, padded tokens)`.
+    /// Whole rows `bytes` with `padded(n)` tokens, at most [`MOST_FEW`]; `out`: `(rows, padded tokens)` with room for a
+    /// multiple of [`FEW_ROWS`] rows.
     pub(super) fn few(&self, isa: Isa, bytes: &[u8], row_bytes: usize, cols: usize, x: &[Unit], out: &mut [f32]) {
         let units = cols.div_ceil(UNIT);
-        let few = Few { bytes, row_bytes, cols, x, out };
-        if few.x.len() == units { (self.one)(isa, few) } else { (self.four)(isa, few) }
+        let few = Few { bytes, row_bytes, cols, x };
+        if few.x.len() == units { (self.one)(isa, few, out) } else { (self.four)(isa, few, out) }
     }
 
     /// At most 32 whole rows into a tile.

@@ -96,53 +96,51 @@ struct Quantize<'a> {
 
 impl Kernel for Quantize<'_> {
     #[inline(always)]
-    fn run<V: Simd>(self, _: V) {
+    fn run<V: Simd>(self, v: V) {
         let start = self.unit * UNIT;
-        let len = UNIT.min(self.cols - start);
         for (i, out) in self.out.iter_mut().enumerate() {
-            let mut padded = [0.0; UNIT];
-            if i < self.n {
-                padded[..len].copy_from_slice(&self.x[i * self.cols + start..][..len]);
+            let row = if i < self.n { &self.x[i * self.cols + start..(i + 1) * self.cols] } else { &[] };
+            if let Some(x) = row.first_chunk() {
+                quantize(v, x, out);
+            } else {
+                let mut x = [0.0; UNIT];
+                x[..row.len()].copy_from_slice(row);
+                quantize(v, &x, out);
             }
-            quantize(&padded, out);
         }
     }
 }
-
-/// `1.5 * 2^23`: adding it leaves the nearest integer (ties to even) in the lowest bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// Largest magnitudes below this count as zero: their inverse would not be a number.
 const TINY: f32 = 1e-36;
 
 /// A group with an infinity or a NaN gets a scale that makes every product with it NaN or infinite.
 #[inline(always)]
-fn quantize(x: &[f32; UNIT], out: &mut Unit) {
-    for g in 0..8 {
-        let x = &x.as_chunks::<32>().0[g];
-        // As integers, magnitudes are ordered as they are as floats, and a NaN is above all.
-        let mut largest = 0;
-        for x in x {
-            largest = u32::max(largest, x.to_bits() & 0x7fff_ffff);
-        }
-        let largest = f32::from_bits(largest);
+fn quantize<V: Simd>(v: V, x: &[f32; UNIT], out: &mut Unit) {
+    for (g, (x, q)) in x.as_chunks::<32>().0.iter().zip(out.q.as_chunks_mut::<32>().0).enumerate() {
+        let (a, b) = (v.floats(&x.as_chunks().0[0]), v.floats(&x.as_chunks().0[1]));
+        let largest = v.largest(a, b);
         let (scale, inverse) = if largest < TINY { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
-        let mut sums = [0; 2];
-        for (h, sum) in sums.iter_mut().enumerate() {
-            let x = &x.as_chunks::<16>().0[h];
-            let q = &mut out.q.as_chunks_mut::<16>().0[2 * g + h];
-            for (q, x) in q.iter_mut().zip(x) {
-                let rounded = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-                *q = rounded as u8;
-                *sum += i32::from(rounded);
-            }
-            out.scale16[2 * g + h] = scale;
-            out.minus16[2 * g + h] = -*sum;
-            out.sum16[2 * g + h] = scale * *sum as f32;
-        }
-        let sum = sums[0] + sums[1];
+        let q = q.as_chunks_mut().0;
+        v.round(v.mul(a, v.splat(inverse)), &mut q[0]);
+        v.round(v.mul(b, v.splat(inverse)), &mut q[1]);
         out.scale[g] = scale;
-        out.minus[g] = -sum;
-        out.sum[g] = scale * sum as f32;
+    }
+    for part in 0..4 {
+        let sums = v.dot(false, v.start_group(false, 32, 0), v.where_set(!0, 1), v.load(&out.q, 64 * part));
+        let mut fours = [0; 16];
+        v.store_ints(sums, &mut fours);
+        for i in 0..4 {
+            let g = 4 * part + i;
+            let sum = fours[4 * i] + fours[4 * i + 1] + fours[4 * i + 2] + fours[4 * i + 3];
+            out.minus16[g] = -sum;
+            out.scale16[g] = out.scale[g / 2];
+            out.sum16[g] = out.scale16[g] * sum as f32;
+        }
+    }
+    for g in 0..8 {
+        let minus = out.minus16[2 * g] + out.minus16[2 * g + 1];
+        out.minus[g] = minus;
+        out.sum[g] = out.scale[g] * -minus as f32;
     }
 }

@@ -118,6 +118,10 @@ impl Simd for Scalar {
         i.map(|i| i as f32)
     }
 
+    fn store_ints(self, i: [i32; 16], to: &mut [i32; 16]) {
+        *to = i;
+    }
+
     fn splat(self, x: f32) -> [f32; 16] {
         [x; 16]
     }
@@ -140,6 +144,18 @@ impl Simd for Scalar {
 
     fn store_float_bits(self, x: [f32; 16], to: &mut [u32; 16]) {
         *to = x.map(f32::to_bits);
+    }
+
+    fn largest(self, a: [f32; 16], b: [f32; 16]) -> f32 {
+        // As integers, magnitudes are ordered as they are as floats.
+        let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
+        f32::from_bits(a.iter().chain(&b).map(magnitude).fold(0, u32::max))
+    }
+
+    fn round(self, x: [f32; 16], to: &mut [u8; 16]) {
+        // 1.5 * 2^23: adding it leaves the nearest integer in the lowest bits.
+        const ROUND: f32 = 12_582_912.0;
+        *to = x.map(|x| (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as u8);
     }
 
     fn halves(self, x: [u16; 8]) -> [f32; 16] {

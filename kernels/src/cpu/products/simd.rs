@@ -14,7 +14,6 @@ pub(super) trait Kernel {
 }
 
 /// One instruction set. A value proves that it may be used.
-#[allow(dead_code)] // some bytes are for formats to come
 pub(super) trait Simd: Copy {
     /// 64 bytes.
     type Bytes: Copy;
@@ -79,6 +78,9 @@ pub(super) trait Simd: Copy {
     /// As floats.
     fn to_floats(self, i: Self::Ints) -> Self::Floats;
 
+    /// To memory.
+    fn store_ints(self, i: Self::Ints, to: &mut [i32; 16]);
+
     // Floats.
 
     /// The same number everywhere.
@@ -93,8 +95,19 @@ pub(super) trait Simd: Copy {
     fn store_floats(self, x: Self::Floats, to: &mut [f32; 16]);
     /// To memory, as bits.
     fn store_float_bits(self, x: Self::Floats, to: &mut [u32; 16]);
+    /// Largest magnitude in both; NaN counts as larger than all.
+    fn largest(self, a: Self::Floats, b: Self::Floats) -> f32;
+    /// Nearest integers of numbers between -127 and 127, ties to even. Others give anything.
+    fn round(self, x: Self::Floats, to: &mut [u8; 16]);
     /// Eight half-precision numbers, then zeros.
     fn halves(self, x: [u16; 8]) -> Self::Floats;
+    /// The half-precision numbers at `at` of eight blocks of `block` bytes, which make up the unit, then zeros.
+    /// `block` is even and less than 64.
+    #[inline(always)]
+    fn strided_halves(self, unit: &[u8], block: usize, at: usize) -> Self::Floats {
+        let half = |b: usize| u16::from_le_bytes(*array(unit, b * block + at));
+        self.halves([half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7)])
+    }
     /// A half-precision number.
     fn half(self, x: u16) -> f32;
     /// Small integers.

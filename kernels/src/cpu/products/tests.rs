@@ -108,7 +108,7 @@ fn products_agree_with_sums_over_rounded_activations() {
                     for (i, (got, (want, size))) in got.iter().zip(&want).enumerate() {
                         let (token, row) = (i / rows, i % rows);
                         assert!(
-                            (f64::from(*got) - want).abs() <= 4e-7 * size,
+                            (f64::from(*got) - want).abs() <= 4e-7 * size + 1e-37, // below, floats end
                             "{format:?} {} n {n} rows {rows} cols {cols} strange {strange}: token {token} row {row}: \
                              {got} instead of {want} (terms sum to {size})",
                             cpu.name(),

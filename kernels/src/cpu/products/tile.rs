@@ -23,11 +23,23 @@ pub(in crate::cpu) struct Tile {
     /// `(group, row)`, the bits of floats.
     plus: [[u32; ROWS]; 16],
     offset_log2: u32,
+    /// Sixteen rows before they are interleaved.
+    rows: Plain,
+}
+
+#[repr(C, align(64))]
+struct Plain {
+    /// `(part, row)`
+    codes: [[[u32; 16]; 16]; 4],
+    scales: [[u32; 16]; 16],
+    plus: [[u32; 16]; 16],
 }
 
 impl Tile {
     pub(in crate::cpu) fn new() -> Box<Self> {
-        Box::new(Tile { codes: [[0; ROWS]; UNIT / 4], scales: [[0; ROWS]; 16], plus: [[0; ROWS]; 16], offset_log2: 0 })
+        let rows = Plain { codes: [[[0; 16]; 16]; 4], scales: [[0; 16]; 16], plus: [[0; 16]; 16] };
+        let [scales, plus] = [[[0; ROWS]; 16]; 2];
+        Box::new(Tile { codes: [[0; ROWS]; UNIT / 4], scales, plus, offset_log2: 0, rows })
     }
 }
 
@@ -47,22 +59,20 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
     #[inline(always)]
     fn run<V: Simd>(self, v: V) {
         let Unpack { bytes, row_bytes, cols, unit, tile, .. } = self;
-        const { assert!(F::OFFSET == 0 || F::OFFSET.is_power_of_two()) };
-        const { assert!(F::BYTES <= MOST_BYTES && (F::GROUP == 16 || F::GROUP == 32)) };
         let rows = bytes.len() / row_bytes;
         tile.offset_log2 = if F::OFFSET == 0 { 32 } else { F::OFFSET.ilog2() };
         for half in 0..ROWS / 16 {
             if 16 * half >= rows {
                 break; // what is left there from before is computed with and not used
             }
-            let (mut codes, mut scales, mut plus) = ([[[0; 16]; 16]; 4], [[0; 16]; 16], [[0; 16]; 16]);
+            let Plain { codes, scales, plus } = &mut tile.rows;
             for r in 0..16.min(rows - 16 * half) {
                 let row = &bytes[(16 * half + r) * row_bytes..][..row_bytes];
-                let last;
+                let mut last = [0; MOST_BYTES];
                 let bytes = if (unit + 1) * UNIT <= cols {
                     &row[unit * F::BYTES..][..F::BYTES]
                 } else {
-                    last = last_unit::<F>(row, unit);
+                    last_unit::<F>(row, unit, &mut last);
                     &last[..F::BYTES]
                 };
                 let (scale, more) = F::scales(v, bytes);
@@ -77,12 +87,12 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
                 v.store(v.stored(eight, F::codes(v, bytes, 3)), &mut codes[3][r]);
             }
             let groups = UNIT / F::GROUP;
-            for (part, codes) in codes.iter().enumerate() {
+            for (part, codes) in tile.rows.codes.iter().enumerate() {
                 v.transpose(codes, &mut tile.codes[16 * part..16 * part + 16], half);
             }
-            v.transpose(&scales, &mut tile.scales[..groups], half);
+            v.transpose(&tile.rows.scales, &mut tile.scales[..groups], half);
             if F::PLUS {
-                v.transpose(&plus, &mut tile.plus[..groups], half);
+                v.transpose(&tile.rows.plus, &mut tile.plus[..groups], half);
             }
         }
     }

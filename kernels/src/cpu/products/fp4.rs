@@ -1,0 +1,67 @@
+//! 4-bit floats: MXFP4 and NVFP4. Codes stand for twice the E2M1 values, so scales are half of what their bytes say.
+
+use super::Codes;
+use super::legacy::nibbles;
+use super::simd::{Simd, array};
+
+/// Twice the E2M1 values, plus 16.
+const LEVELS: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
+
+pub(super) struct Mx;
+
+impl Codes for Mx {
+    const BYTES: usize = 8 * 17;
+    const GROUP: usize = 32;
+    const OFFSET: u8 = 16;
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        v.lookup(&LEVELS, nibbles(v, unit, 34 * part + 1, 34 * part + 18))
+    }
+
+    /// Powers of two, E8M0.
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        let mut scales = [0.0; 8];
+        for (b, scale) in scales.iter_mut().enumerate() {
+            let e = u32::from(unit[17 * b]);
+            // The two lowest are subnormal.
+            *scale = f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 });
+        }
+        (v.eight(&scales), v.splat(0.0))
+    }
+}
+
+pub(super) struct Nv;
+
+impl Codes for Nv {
+    const BYTES: usize = 4 * 36;
+    const GROUP: usize = 16;
+    const OFFSET: u8 = 16;
+
+    /// Eight bytes hold 16 codes: low nibbles, then high ones.
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+        let mut words = [0; 8];
+        for i in 0..4 {
+            let word = u64::from_le_bytes(*array(unit, 36 * part + 4 + 8 * i));
+            words[2 * i] = word & 0x0f0f_0f0f_0f0f_0f0f;
+            words[2 * i + 1] = word >> 4 & 0x0f0f_0f0f_0f0f_0f0f;
+        }
+        v.lookup(&LEVELS, v.words(words))
+    }
+
+    /// UE4M3: the byte's exponent and mantissa are moved to where a single has them, and the other bias multiplied away.
+    /// Bit 7 is ignored, except that only 0x7f (not 0xff) stands for zero.
+    #[inline(always)]
+    fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
+        const HALF_OF_BIAS: f32 = f32::from_bits((127 + 119) << 23); // 2^119
+        let mut scales = [0.0; 16];
+        for (g, scale) in scales.iter_mut().enumerate() {
+            let byte = unit[36 * (g / 4) + g % 4];
+            let value = f32::from_bits(u32::from(byte & 0x7f) << 20) * HALF_OF_BIAS;
+            *scale = if byte == 0x7f { 0.0 } else { value };
+        }
+        (v.floats(&scales), v.splat(0.0))
+    }
+}
