@@ -222,16 +222,8 @@ impl Simd for Avx512 {
     /// Two blocks begin in a register; four registers hold all. Insertions one by one took a quarter of the time.
     #[inline(always)]
     fn strided_halves(self, unit: &[u8], block: usize, at: usize) -> __m512 {
-        let last = 8 * block - 64;
-        let window = |b: usize| (b * block).min(last);
-        let place = |b: usize| ((b * block + at - window(b & !1)) / 2) as i16;
-        let words = |b: usize| {
-            let [w, x, y, z] = [place(b), place(b + 1), place(b + 2) + 32, place(b + 3) + 32];
-            let places = now!(_mm512_castsi128_si512(_mm_setr_epi16(w, x, y, z, 0, 0, 0, 0)));
-            let (low, high) = (self.load(unit, window(b)), self.load(unit, window(b + 2)));
-            now!(_mm512_castsi512_si128(_mm512_permutex2var_epi16(low, places, high)))
-        };
-        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_unpacklo_epi64(words(0), words(4)))))
+        let (low, high) = (self.four_halves(unit, block, at, 0), self.four_halves(unit, block, at, 4));
+        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_unpacklo_epi64(low, high))))
     }
 
     #[inline(always)]
@@ -322,6 +314,18 @@ impl Simd for Avx512 {
 }
 
 impl Avx512 {
+    /// Four of [`Simd::strided_halves`], of blocks `b ..`. (No closure: intrinsics are not inlined into closures.)
+    #[inline(always)]
+    fn four_halves(self, unit: &[u8], block: usize, at: usize, b: usize) -> __m128i {
+        let last = 8 * block - 64;
+        let (first, second) = ((b * block).min(last), ((b + 2) * block).min(last));
+        let place = |b: usize, window: usize| ((b * block + at - window) / 2) as i16;
+        let [w, x] = [place(b, first), place(b + 1, first)];
+        let [y, z] = [place(b + 2, second) + 32, place(b + 3, second) + 32];
+        let places = now!(_mm512_castsi128_si512(_mm_setr_epi16(w, x, y, z, 0, 0, 0, 0)));
+        now!(_mm512_castsi512_si128(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second))))
+    }
+
     #[inline(always)]
     fn zero(self) -> __m512i {
         now!(_mm512_setzero_si512())
