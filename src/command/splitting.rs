@@ -6,18 +6,18 @@ use std::num::NonZero;
 
 /// Options that say where a model is cut; at most one.
 #[derive(clap::Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Several files", group = ArgGroup::new("splitting").multiple(false))]
+#[command(group = ArgGroup::new("splitting").multiple(false))]
 pub struct Splitting {
     /// Files NAME-00001-of-0000N.gguf of at most this size of tensors, such as 2G or 500M (decimal, as llama.cpp counts)
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, group = "splitting")]
+    #[arg(long, help_heading = "Several files", value_name = "SIZE", value_parser = parse_size, group = "splitting")]
     split_max_size: Option<u64>,
 
     /// Files of so many tensors
-    #[arg(long, value_name = "N", group = "splitting")]
+    #[arg(long, help_heading = "Several files", value_name = "N", group = "splitting")]
     split_max_tensors: Option<NonZero<usize>>,
 
     /// N files of about the same size
-    #[arg(long, value_name = "N", group = "splitting")]
+    #[arg(long, help_heading = "Several files", value_name = "N", group = "splitting")]
     split_parts: Option<NonZero<u16>>,
 }
 

@@ -14,38 +14,37 @@ const MOST: u64 = 1 << 20;
 
 /// Options for `general.*`.
 #[derive(clap::Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Metadata")]
 pub struct Naming {
     /// Texts of general.* from a JSON file: {"general.name": "...", "general.tags": ["..."], ...}
-    #[arg(long, value_name = "FILE.json", value_parser = Given::read)]
+    #[arg(long, help_heading = "Metadata", value_name = "FILE.json", value_parser = Given::read)]
     metadata: Option<Given>,
 
     /// The model's name (general.name)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = "Metadata", value_name = "NAME")]
     model_name: Option<String>,
 
     /// general.author
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = "Metadata", value_name = "NAME")]
     author: Option<String>,
 
     /// general.version
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, help_heading = "Metadata", value_name = "VERSION")]
     model_version: Option<String>,
 
     /// general.organization
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = "Metadata", value_name = "NAME")]
     organization: Option<String>,
 
     /// general.description
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, help_heading = "Metadata", value_name = "TEXT")]
     description: Option<String>,
 
     /// general.license, such as apache-2.0
-    #[arg(long, value_name = "SPDX")]
+    #[arg(long, help_heading = "Metadata", value_name = "SPDX")]
     license: Option<String>,
 
     /// Any key: llama.context_length=int:4096 (repeatable; types int, float, bool, str, or GGUF's own such as u64)
-    #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = Setting::parse)]
+    #[arg(long, help_heading = "Metadata", value_name = "KEY=TYPE:VALUE", value_parser = Setting::parse)]
     override_kv: Vec<Setting>,
 }
 
