@@ -135,6 +135,11 @@ pub trait Backend {
         4
     }
 
+    /// Positions that this backend's caches keep together: memory is taken for whole multiples.
+    fn cache_block(&self) -> usize {
+        1
+    }
+
     /// An empty cache.
     fn cache(&self, shape: CacheShape) -> Result<Self::Cache>;
 

@@ -95,7 +95,9 @@ impl<B: Backend> Scratch<B> {
     }
 }
 
-/// Runs tokens at positions `start ..` through all blocks; their hidden states are left in `scratch.x`.
+/// Runs tokens at positions `start ..` through all blocks; their hidden states are left in `scratch.x`. False if `stop`
+/// said so between two blocks: then nothing is left.
+#[allow(clippy::too_many_arguments)] // what a session consists of
 pub(super) fn batch<B: Backend>(
     engine: &Engine<'_, B>,
     s: &mut Scratch<B>,
@@ -104,7 +106,8 @@ pub(super) fn batch<B: Backend>(
     tokens: &[u32],
     start: usize,
     watch: &mut Watch<'_>,
-) -> Result<()> {
+    stop: &dyn Fn() -> bool,
+) -> Result<bool> {
     let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
     b.embed(&engine.embedding, tokens, &mut s.x)?;
     if let Some(scale) = plan.embedding_scale {
@@ -117,6 +120,9 @@ pub(super) fn batch<B: Backend>(
         b.add(&mut s.x, &s.branch, n * plan.width)?;
     }
     for (layer, block) in engine.blocks.iter().enumerate() {
+        if stop() {
+            return Ok(false);
+        }
         let rope = ropes.map(|r| r.of(plan, layer));
         norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
         attention(b, plan, block, rope, layer, cache, s, start, n, watch)?;
@@ -130,7 +136,7 @@ pub(super) fn batch<B: Backend>(
         }
         add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Logits of rows of the latest batch, to the host. `out`: `(rows.len(), vocabulary)`.

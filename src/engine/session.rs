@@ -9,6 +9,7 @@ use crate::error::caller;
 use anyhow::Context;
 use qconv_kernels::{Backend, CacheShape};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How large a session is.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,7 @@ pub struct Session<'e, B: Backend> {
     rows: usize,
     logit_rows: usize,
     logits: Vec<f32>, // (logit_rows, vocabulary)
+    stop: Option<&'e AtomicBool>,
 }
 
 impl<'b, B: Backend> Engine<'b, B> {
@@ -69,6 +71,7 @@ impl<'b, B: Backend> Engine<'b, B> {
             rows: 0,
             logit_rows,
             logits: vec![0.0; logit_rows * self.vocabulary],
+            stop: None,
         })
     }
 
@@ -105,13 +108,21 @@ impl<'b, B: Backend> Engine<'b, B> {
     }
 
     fn cache_bytes(&self, shape: &CacheShape) -> anyhow::Result<u64> {
-        cache_bytes(shape, self.backend.cache_float_bytes())
+        let whole = shape.positions.checked_next_multiple_of(self.backend.cache_block());
+        whole
+            .and_then(|positions| cache_bytes(&CacheShape { positions, ..*shape }, self.backend.cache_float_bytes()))
             .filter(|&n| n <= isize::MAX as u64)
             .ok_or_else(|| caller(format!("a context of {} positions is beyond all memory", shape.positions)))
     }
 }
 
-impl<B: Backend> Session<'_, B> {
+impl<'e, B: Backend> Session<'e, B> {
+    /// From now on [`Session::feed`] gives up, between two layers, when `stop` is set: the batch begun counts as not fed,
+    /// and there are no logits.
+    pub fn stop_when(&mut self, stop: &'e AtomicBool) {
+        self.stop = Some(stop);
+    }
+
     /// Continues the sequence. All but the last `batch` tokens of a long list can give no logits afterwards.
     /// Errors: an id outside the vocabulary, no room left; both before anything is computed.
     pub fn feed(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
@@ -134,10 +145,13 @@ impl<B: Backend> Session<'_, B> {
     }
 
     fn run(&mut self, batch: &[u32], watch: &mut Watch<'_>) -> anyhow::Result<()> {
-        let Session { engine, scratch, cache, ropes, length, .. } = self;
-        forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch)?;
-        self.length += batch.len();
-        self.rows = batch.len();
+        let Session { engine, scratch, cache, ropes, length, stop, .. } = self;
+        let stop = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        self.rows = 0;
+        if forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch, &stop)? {
+            self.length += batch.len();
+            self.rows = batch.len();
+        }
         Ok(())
     }
 

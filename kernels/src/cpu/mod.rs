@@ -238,6 +238,10 @@ impl Backend for Cpu {
         }
     }
 
+    fn cache_block(&self) -> usize {
+        cache::BLOCK
+    }
+
     fn cache(&self, shape: CacheShape) -> Result<Cache> {
         Cache::new(&self.options, shape)
     }

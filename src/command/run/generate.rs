@@ -39,7 +39,7 @@ pub struct Generated {
 /// Set by Ctrl-C; the token loop looks at it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C ends generation and not the process; a second one, while a long prompt is computed, ends that too.
+/// From now on Ctrl-C ends generation and not the process; a second one, before the first had effect, ends that too.
 pub fn watch_interrupts() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
@@ -84,7 +84,9 @@ impl<B: Backend> Setting<'_, B> {
         }
         let options = SessionOptions::new(positions);
         self.ui.note(self.engine.memory(options)?.to_string());
-        self.engine.session(options)
+        let mut session = self.engine.session(options)?;
+        session.stop_when(&INTERRUPTED);
+        Ok(session)
     }
 
     /// Feeds `prompt` and generates until something stops it. Text is streamed as it comes.
@@ -97,8 +99,9 @@ impl<B: Backend> Setting<'_, B> {
         let start = Instant::now();
         let mut fed = 0;
         for batch in prompt.chunks(session.batch()).take_while(|_| !interrupted()) {
+            let before = session.length();
             session.feed(batch)?;
-            fed += batch.len();
+            fed += session.length() - before;
         }
         let prompt_time = start.elapsed();
         prompt.iter().for_each(|&t| sampler.accept(t));
@@ -123,6 +126,10 @@ impl<B: Backend> Setting<'_, B> {
                     break;
                 }
                 session.feed(&[last])?;
+                if interrupted() {
+                    out.stop = Stop::Interrupted;
+                    break;
+                }
             }
             let Some(token) = sampler.sample(session.last_logits()?) else {
                 bail!("the model's logits are not finite at position {}; `qconv verify` may tell why", session.length());

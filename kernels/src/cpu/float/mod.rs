@@ -12,6 +12,8 @@
 mod bf16;
 mod few;
 mod many;
+#[cfg(test)]
+mod tests;
 
 use super::memory::Split;
 use super::{Activations, Cpu, Weight};

@@ -35,7 +35,7 @@ mod panel;
 mod scalar;
 mod simd;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tile;
 
 pub(super) use floats::dot_floats;

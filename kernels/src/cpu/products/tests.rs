@@ -185,7 +185,7 @@ fn activations_that_are_no_numbers_are_seen_in_the_result() {
 
 /// Bytes that end where the memory behind them may not be touched.
 #[cfg(unix)]
-struct Guarded {
+pub(in crate::cpu) struct Guarded {
     map: *mut u8,
     mapped: usize,
     start: usize,
@@ -194,7 +194,7 @@ struct Guarded {
 
 #[cfg(unix)]
 impl Guarded {
-    fn new(bytes: &[u8]) -> Self {
+    pub(in crate::cpu) fn new(bytes: &[u8]) -> Self {
         // SAFETY: a question to the system.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let mapped = bytes.len().next_multiple_of(page) + page;
