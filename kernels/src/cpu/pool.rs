@@ -1,7 +1,7 @@
 //! Threads for one kind of work: short parallel loops, thousands a second.
 //!
 //! Workers spin for a moment after each loop, because the next one of the same token comes within microseconds, and
-//! then sleep. Items are handed out by an atomic counter, so a worker that the system has put aside delays nobody: the
+//! then sleep; of more workers than cores, the rest sleep on. Items are handed out by an atomic counter, so a worker that the system has put aside delays nobody: the
 //! others take its items, and a loop ends without those who never entered it. Which thread computes an item must not
 //! change its result; everything built on this gives the same bits for any number of threads.
 
@@ -42,7 +42,8 @@ struct Shared {
     sleepers: AtomicUsize,
     bed: Mutex<()>,
     wake: Condvar,
-    spin: Duration,
+    /// Workers that can be at work at once: one for every core but the caller's.
+    useful: usize,
 }
 
 // SAFETY: `job` is the only field that is not Sync by itself. It is written while no worker is inside (see `Pool::run`),
@@ -73,8 +74,7 @@ impl Pool {
             sleepers: AtomicUsize::new(0),
             bed: Mutex::new(()),
             wake: Condvar::new(),
-            // With more threads than cores a spinning one only takes time from those that have work.
-            spin: if threads <= cores { SPIN } else { Duration::ZERO },
+            useful: cores - 1,
         });
         let mut pool = Pool { shared, workers: Vec::new(), turn: Mutex::new(()) };
         for i in 1..threads {
@@ -112,9 +112,17 @@ impl Pool {
         let epoch = (shared.gate.load(Ordering::Relaxed) >> EPOCH) + 1;
         // SeqCst here and in `sleep`: either the worker sees the open gate or we see the sleeper.
         shared.gate.store(epoch << EPOCH, Ordering::SeqCst);
-        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+        let sleepers = shared.sleepers.load(Ordering::SeqCst);
+        if sleepers > 0 {
+            // No more than there are items and cores for: others would only take time from those at work.
+            let awake = self.workers.len() - sleepers.min(self.workers.len());
+            let wanted = shared.useful.min(items - 1).saturating_sub(awake);
             drop(lock(&shared.bed));
-            shared.wake.notify_all();
+            if wanted >= sleepers {
+                shared.wake.notify_all();
+            } else {
+                (0..wanted).for_each(|_| shared.wake.notify_one());
+            }
         }
         let close = Close(shared);
         loop {
@@ -141,7 +149,7 @@ impl Drop for Close<'_> {
         self.0.gate.fetch_or(CLOSED, Ordering::AcqRel);
         let start = Instant::now();
         while self.0.gate.load(Ordering::Acquire) & INSIDE != 0 {
-            if start.elapsed() < self.0.spin {
+            if start.elapsed() < SPIN {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
@@ -209,7 +217,7 @@ fn wait(shared: &Shared, done: u64) -> bool {
         if shared.stop.load(Ordering::Relaxed) {
             return false;
         }
-        if start.elapsed() >= shared.spin {
+        if start.elapsed() >= SPIN {
             break;
         }
     }
