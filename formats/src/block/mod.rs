@@ -5,7 +5,7 @@
 //! `fixtures/blocks` holds those bytes.
 
 mod codebook;
-mod codebook_tables;
+pub mod codebook_tables;
 mod few_bits;
 mod float;
 mod fp4;

@@ -7,35 +7,22 @@ use super::simd::{Simd, array};
 /// TQ1_0: five ternary digits in a byte.
 pub(super) struct Digits;
 
-/// Codes of a part: `(first byte, bytes, power of three)`, one after the other. A byte is a fraction of 256 whose digits
-/// come out on top by multiplication.
-const DIGITS: [&[(usize, usize, u8)]; 4] = [
-    &[(0, 32, 1), (0, 32, 3)],
-    &[(0, 32, 9), (0, 32, 27)],
-    &[(0, 32, 81), (32, 16, 1), (32, 16, 3)],
-    &[(32, 16, 9), (32, 16, 27), (32, 16, 81), (48, 4, 1), (48, 4, 3), (48, 4, 9), (48, 4, 27)],
-];
-
-/// Where each code's byte lies, and what it is multiplied with.
-const FROM: [([u8; 64], [u8; 64]); 4] = {
-    let mut from = [([0; 64], [0; 64]); 4];
-    let mut part = 0;
-    while part < 4 {
-        let (mut run, mut at) = (0, 0);
-        while run < DIGITS[part].len() {
-            let (first, count, power) = DIGITS[part][run];
-            let mut j = 0;
-            while j < count {
-                from[part].0[at] = (first + j) as u8;
-                from[part].1[at] = power;
-                at += 1;
-                j += 1;
-            }
-            run += 1;
+/// What each code's byte is multiplied with: a byte is a fraction of 256 whose digits come out on top by multiplication
+/// with powers of three.
+const POWERS: [[u8; 64]; 4] = {
+    let mut powers = [[0; 64]; 4];
+    let mut i = 0;
+    while i < 64 {
+        let third = if i < 32 { 4 } else { i / 16 - 2 };
+        let fourth = if i < 48 { 2 + i / 16 } else { i / 4 - 12 };
+        let mut part = 0;
+        while part < 4 {
+            powers[part][i] = [1, 3, 9, 27, 81][[i / 32, 2 + i / 32, third, fourth][part]];
+            part += 1;
         }
-        part += 1;
+        i += 1;
     }
-    from
+    powers
 };
 
 impl Codes for Digits {
@@ -45,11 +32,29 @@ impl Codes for Digits {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let (from, power) = &FROM[part];
+        // 32 bytes of five digits, 16 of five, 4 of four; neighbours in a byte are as many codes apart.
+        let mut fractions = [0; 64];
+        match part {
+            0 | 1 => {
+                fractions[..32].copy_from_slice(&unit[..32]);
+                fractions[32..].copy_from_slice(&unit[..32]);
+            }
+            2 => {
+                fractions[..48].copy_from_slice(&unit[..48]);
+                fractions[48..].copy_from_slice(&unit[32..48]);
+            }
+            _ => {
+                fractions[..16].copy_from_slice(&unit[32..48]);
+                fractions[16..32].copy_from_slice(&unit[32..48]);
+                fractions[32..52].copy_from_slice(&unit[32..52]);
+                fractions[52..56].copy_from_slice(&unit[48..52]);
+                fractions[56..60].copy_from_slice(&unit[48..52]);
+                fractions[60..].copy_from_slice(&unit[48..52]);
+            }
+        }
         let mut codes = [0; 64];
-        for i in 0..64 {
-            let fraction = unit[from[i] as usize].wrapping_mul(power[i]);
-            codes[i] = ((u16::from(fraction) * 3) >> 8) as u8;
+        for ((code, fraction), power) in codes.iter_mut().zip(fractions).zip(POWERS[part]) {
+            *code = ((u16::from(fraction.wrapping_mul(power)) * 3) >> 8) as u8;
         }
         v.load(&codes, 0)
     }
