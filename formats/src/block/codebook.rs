@@ -144,6 +144,30 @@ impl Codebook {
         }
         best
     }
+
+    /// [`Codebook::best`] for points of eight few digits, which have many candidates around them: what a digit costs at a
+    /// place is asked once. No `cost` may be negative: sums only grow, and most candidates are out at half their length.
+    pub(super) fn best_of_many(&self, candidates: &[u16], digits: usize, cost: impl Fn(usize, u8) -> f32) -> u16 {
+        let mut costs = [[0.0f32; 4]; 8];
+        for (i, costs) in costs.iter_mut().enumerate() {
+            costs[..digits].iter_mut().enumerate().for_each(|(d, c)| *c = cost(i, d as u8));
+        }
+        let (mut best, mut least) = (candidates[0], f32::MAX);
+        for &candidate in candidates {
+            let point = &self.points[candidate as usize];
+            let add = |sum: f32, i: usize| sum + costs[i][point[i] as usize % 4];
+            let half = (0..4).fold(0.0, add);
+            if half >= least {
+                continue;
+            }
+            let sum = (4..8).fold(half, add);
+            if sum < least {
+                best = candidate;
+                least = sum;
+            }
+        }
+        best
+    }
 }
 
 #[cfg(test)]
@@ -162,5 +186,9 @@ mod tests {
         assert_eq!(book.find([2, 1].into_iter()), Err(&[2, 1][..]));
         assert_eq!(book.best(&[1, 0, 2], |digits| -(digits[0] as f32)), 2);
         assert_eq!(book.best(&[1, 0, 2], |_| f32::NAN), 1);
+        // Digits that a point has not are 0 and cost nothing here.
+        assert_eq!(book.best_of_many(&[1, 0, 2], 3, |i, d| if i == 0 { 2.0 - d as f32 } else { 0.0 }), 2);
+        assert_eq!(book.best_of_many(&[1, 0, 2], 3, |i, d| (i as f32 - d as f32).abs()), 1, "the first of equals");
+        assert_eq!(book.best_of_many(&[1, 0, 2], 3, |_, _| f32::NAN), 1);
     }
 }

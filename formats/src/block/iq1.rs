@@ -70,13 +70,9 @@ fn snap<'a>(
     for (k, ((x, w), digits)) in x.chunks_exact(8).zip(w.chunks_exact(8)).zip(digits.chunks_exact(8)).enumerate() {
         points[k] = book.find(digits.iter().copied()).unwrap_or_else(|near| {
             all_exact = false;
-            book.best(near, |digits| {
-                let mut sum = 0.0f32;
-                for ((&d, &v), &w) in digits.iter().zip(x).zip(w) {
-                    let difference = scale * levels(k)[d as usize] - v;
-                    sum += w * difference * difference;
-                }
-                sum
+            book.best_of_many(near, 3, |i, d| {
+                let difference = scale * levels(k)[d as usize] - x[i];
+                w[i] * difference * difference
             })
         });
     }

@@ -114,15 +114,19 @@ impl Rule {
             match book.find(x.iter().map(digit)) {
                 Ok(point) => (point, true),
                 Err(near) => {
-                    let error = |digits: &[u8]| {
-                        let mut sum = 0.0f32;
-                        for ((&d, &v), &w) in digits.iter().zip(x).zip(roots) {
-                            let difference = scale * (2 * d + 1) as f32 - v;
-                            sum += w * difference * difference;
-                        }
-                        sum
+                    let cost = |w: f32, d: u8, v: f32| {
+                        let difference = scale * (2 * d + 1) as f32 - v;
+                        w * difference * difference
                     };
-                    (book.best(near, error), false)
+                    let point = if dims == 8 {
+                        book.best_of_many(near, self.digits as usize, |i, d| cost(roots[i], d, x[i]))
+                    } else {
+                        let weights = || x.iter().zip(roots);
+                        book.best(near, |digits| {
+                            digits.iter().zip(weights()).fold(0.0, |sum, (&d, (&v, &w))| sum + cost(w, d, v))
+                        })
+                    };
+                    (point, false)
                 }
             }
         };
