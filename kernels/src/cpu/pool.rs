@@ -40,7 +40,8 @@ struct Shared {
     panicked: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
     sleepers: AtomicUsize,
-    bed: Mutex<()>,
+    /// How many sleepers were called and have not got up yet.
+    bed: Mutex<usize>,
     wake: Condvar,
     /// Workers that can be at work at once: one for every core but the caller's.
     useful: usize,
@@ -72,7 +73,7 @@ impl Pool {
             panicked: Mutex::new(None),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
-            bed: Mutex::new(()),
+            bed: Mutex::new(0),
             wake: Condvar::new(),
             useful: cores - 1,
         });
@@ -117,11 +118,14 @@ impl Pool {
             // No more than there are items and cores for: others would only take time from those at work.
             let awake = self.workers.len() - sleepers.min(self.workers.len());
             let wanted = shared.useful.min(items - 1).saturating_sub(awake);
-            drop(lock(&shared.bed));
-            if wanted >= sleepers {
-                shared.wake.notify_all();
-            } else {
-                (0..wanted).for_each(|_| shared.wake.notify_one());
+            if wanted > 0 {
+                let mut calls = lock(&shared.bed);
+                // Counted as awake from now on, so that the next loop does not call others before these have come.
+                let called = wanted.min(shared.sleepers.load(Ordering::SeqCst));
+                shared.sleepers.fetch_sub(called, Ordering::SeqCst);
+                *calls += called;
+                drop(calls);
+                (0..called).for_each(|_| shared.wake.notify_one());
             }
         }
         let close = Close(shared);
@@ -221,19 +225,24 @@ fn wait(shared: &Shared, done: u64) -> bool {
             break;
         }
     }
-    let mut bed = lock(&shared.bed);
+    let mut calls = lock(&shared.bed);
     shared.sleepers.fetch_add(1, Ordering::SeqCst);
-    let awake = loop {
+    // SeqCst, see `Pool::run`: a loop that opens from here on sees this sleeper. (With more workers than cores it may
+    // leave it asleep; its items are done by others.)
+    if ready(shared.gate.load(Ordering::SeqCst)) {
+        shared.sleepers.fetch_sub(1, Ordering::SeqCst);
+        return true;
+    }
+    loop {
         if shared.stop.load(Ordering::SeqCst) {
-            break false;
+            return false;
         }
-        if ready(shared.gate.load(Ordering::SeqCst)) {
-            break true;
+        if *calls > 0 {
+            *calls -= 1;
+            return true;
         }
-        bed = shared.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
-    };
-    shared.sleepers.fetch_sub(1, Ordering::SeqCst);
-    awake
+        calls = shared.wake.wait(calls).unwrap_or_else(PoisonError::into_inner);
+    }
 }
 
 /// The locks guard no data that a panic could leave half-changed.
