@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 const PIECE: usize = 1024;
 
 /// Bytes of weights that are one item of the parallel loop when tokens are few: some microseconds of work.
-const ITEM_BYTES: usize = 64 * 1024;
+const ITEM_BYTES: usize = 256 * 1024;
 
 /// Most tokens of one item: their sums stay in the second-level cache.
 const MOST_TOKENS: usize = 512;
