@@ -12,6 +12,7 @@
 
 pub mod block;
 pub mod checkpoint;
+mod cursor;
 mod error;
 pub mod gguf;
 pub mod imatrix;

@@ -2,6 +2,7 @@
 
 use super::{Array, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, split};
 use crate::block::BlockFormat;
+use crate::cursor::Cursor;
 use crate::{Error, Mapped, QTensor, Result, Shape, SharedBytes, limits};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -62,13 +63,13 @@ impl Gguf {
     /// Opens one file, whether or not it is a part of a set.
     pub fn open_alone(path: impl AsRef<Path>) -> Result<Self> {
         let map = Mapped::open(path)?;
-        let mut at = Cursor { path: map.path(), bytes: map.bytes(), pos: 0 };
+        let mut at = Cursor::new(map.path(), map.bytes());
         let (version, keys, count) = at.header()?;
 
         let mut metadata = Metadata::new();
         let mut seen = HashSet::new();
         for i in 0..keys {
-            let start = at.pos;
+            let start = at.pos();
             let key = at.string(&format!("key {i}"))?;
             if key.is_empty() || key.len() > limits::MAX_KEY {
                 return Err(at.error(start, &format!("key {i}"), format!("its name has {} bytes", key.len())));
@@ -98,7 +99,7 @@ impl Gguf {
         for i in 0..count {
             tensors.push(at.tensor(i)?);
         }
-        let end = at.pos;
+        let end = at.pos();
         // A file without tensors may end anywhere behind the table.
         let data_start = if count == 0 { end.min(map.bytes().len()) } else { end.div_ceil(alignment) * alignment };
         place_tensors(&mut tensors, data_start, alignment, &map)?;
@@ -245,50 +246,7 @@ fn place_tensors(tensors: &mut [TensorInfo], data_start: usize, alignment: usize
     }
 }
 
-/// Reads little-endian fields one after another.
-struct Cursor<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-    pos: usize,
-}
-
 impl Cursor<'_> {
-    fn error(&self, at: usize, place: &str, problem: impl Into<String>) -> Error {
-        Error::malformed(self.path, format!("{place} at byte {at}"), problem)
-    }
-
-    fn take(&mut self, n: usize, place: &str) -> Result<&[u8]> {
-        match self.pos.checked_add(n).filter(|&end| end <= self.bytes.len()) {
-            Some(end) => {
-                let slice = &self.bytes[self.pos..end];
-                self.pos = end;
-                Ok(slice)
-            }
-            None => {
-                let left = self.bytes.len() - self.pos;
-                Err(self.error(
-                    self.pos,
-                    place,
-                    format!("needs {n} more bytes, {left} are left: the file is truncated or corrupted"),
-                ))
-            }
-        }
-    }
-
-    fn array<const N: usize>(&mut self, place: &str) -> Result<[u8; N]> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.take(N, place)?);
-        Ok(out)
-    }
-
-    fn u32(&mut self, place: &str) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array(place)?))
-    }
-
-    fn u64(&mut self, place: &str) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array(place)?))
-    }
-
     fn header(&mut self) -> Result<(u32, u64, u64)> {
         let magic: [u8; 4] = self.array("magic")?;
         if magic != MAGIC {
@@ -319,20 +277,17 @@ impl Cursor<'_> {
     }
 
     fn string(&mut self, place: &str) -> Result<String> {
-        let start = self.pos;
+        let start = self.pos();
         let n = self.u64(place)?;
         let n = usize::try_from(n).map_err(|_| self.error(start, place, format!("has a string of {n} bytes")))?;
-        match std::str::from_utf8(self.take(n, place)?) {
-            Ok(s) => Ok(s.to_owned()),
-            Err(e) => Err(self.error(start + 8 + e.valid_up_to(), place, "holds a string that is not valid UTF-8")),
-        }
+        self.text(n, place)
     }
 
     /// The i-th string of an array. Its place is only spelled out when something is wrong: vocabularies are long.
     fn element(&mut self, place: &str, i: usize) -> Result<String> {
-        let start = self.pos;
+        let start = self.pos();
         self.string(place).or_else(|_| {
-            self.pos = start;
+            self.back_to(start);
             self.string(&format!("{place}[{i}]"))
         })
     }
@@ -352,7 +307,7 @@ impl Cursor<'_> {
             10 => Value::U64(self.u64(place)?),
             11 => Value::I64(i64::from_le_bytes(self.array(place)?)),
             12 => Value::F64(f64::from_le_bytes(self.array(place)?)),
-            other => return Err(self.error(self.pos - 4, place, format!("has the unknown value type {other}"))),
+            other => return Err(self.error(self.pos() - 4, place, format!("has the unknown value type {other}"))),
         })
     }
 
@@ -360,12 +315,12 @@ impl Cursor<'_> {
         match self.array::<1>(place)?[0] {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(self.error(self.pos - 1, place, format!("holds {other} where a boolean is 0 or 1"))),
+            other => Err(self.error(self.pos() - 1, place, format!("holds {other} where a boolean is 0 or 1"))),
         }
     }
 
     fn typed_array(&mut self, place: &str, depth: usize) -> Result<Array> {
-        let start = self.pos;
+        let start = self.pos();
         let kind = self.u32(place)?;
         let n = self.u64(place)?;
         // Every element takes at least one byte (a string eight, an array twelve): a count beyond the file is refused
@@ -375,7 +330,7 @@ impl Cursor<'_> {
             9 => 12,
             _ => 1,
         };
-        let left = (self.bytes.len() - self.pos) as u64;
+        let left = self.left() as u64;
         if n.checked_mul(least).is_none_or(|need| need > left) {
             return Err(self.error(
                 start,
@@ -408,13 +363,13 @@ impl Cursor<'_> {
     }
 
     fn numbers<T, const N: usize>(&mut self, n: usize, place: &str, from: fn([u8; N]) -> T) -> Result<Vec<T>> {
-        let size = n.checked_mul(N).ok_or_else(|| self.error(self.pos, place, format!("has {n} elements")))?;
+        let size = n.checked_mul(N).ok_or_else(|| self.error(self.pos(), place, format!("has {n} elements")))?;
         Ok(self.take(size, place)?.as_chunks::<N>().0.iter().map(|b| from(*b)).collect())
     }
 
     /// One row of the tensor table; the range is still relative to the data section.
     fn tensor(&mut self, i: u64) -> Result<TensorInfo> {
-        let start = self.pos;
+        let start = self.pos();
         let name = self.string(&format!("tensor {i}"))?;
         let place = format!("tensor {name}");
         if name.is_empty() || name.len() > limits::MAX_NAME {
@@ -435,7 +390,7 @@ impl Cursor<'_> {
         let shape = Shape::new(&dims).map_err(|what| self.error(start, &place, what))?;
         let id = self.u32(&place)?;
         let format = BlockFormat::by_id(id).ok_or_else(|| {
-            self.error(self.pos - 4, &place, format!("has type {id}, which this version does not know"))
+            self.error(self.pos() - 4, &place, format!("has type {id}, which this version does not know"))
         })?;
         let offset = self.u64(&place)?;
         let size = format.row_bytes(shape.cols()).and_then(|row| row.checked_mul(shape.rows())).ok_or_else(|| {
@@ -448,7 +403,7 @@ impl Cursor<'_> {
             self.error(start, &place, what)
         })?;
         let offset = usize::try_from(offset).ok().filter(|o| o.checked_add(size).is_some());
-        let offset = offset.ok_or_else(|| self.error(self.pos - 8, &place, "its offset is beyond any file"))?;
+        let offset = offset.ok_or_else(|| self.error(self.pos() - 8, &place, "its offset is beyond any file"))?;
         Ok(TensorInfo { name, shape, format, file: 0, range: offset..offset + size })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Entry, Imatrix};
 use crate::block::F32;
+use crate::cursor::Cursor;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::{Error, Mapped, Result, limits};
 use std::collections::BTreeMap;
@@ -81,7 +82,7 @@ fn floats(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>> {
 }
 
 fn from_legacy(map: &Mapped) -> Result<Imatrix> {
-    let mut at = Cursor { path: map.path(), bytes: map.bytes(), pos: 0 };
+    let mut at = Cursor::new(map.path(), map.bytes());
     let count = at.number("number of entries")?;
     // An entry takes at least a name of one letter and one sum: whatever this file is, it is seen before anything is read.
     if count == 0 || count > limits::MAX_TENSORS || count > at.left() as u64 / 17 {
@@ -90,14 +91,14 @@ fn from_legacy(map: &Mapped) -> Result<Imatrix> {
     }
     let mut entries = BTreeMap::new();
     for i in 0..count {
-        let start = at.pos;
-        let name = at.string(&format!("entry {i}"))?;
+        let start = at.pos();
+        let name = at.short_string(&format!("entry {i}"))?;
         if name.is_empty() || name.len() > limits::MAX_NAME {
             return Err(at.error(start, &format!("entry {i}"), format!("its name has {} bytes", name.len())));
         }
         let place = format!("entry {name}");
         // llama-quantize takes a number of chunks below 1 for "sums are means", which 1 says as well.
-        let chunks = at.integer(&place)?.max(1) as u64;
+        let chunks = at.i32(&place)?.max(1) as u64;
         let n = at.number(&place)?;
         let size = usize::try_from(n).ok().and_then(|n| n.checked_mul(4));
         let size = size.ok_or_else(|| at.error(start, &place, format!("has {n} sums")))?;
@@ -110,62 +111,30 @@ fn from_legacy(map: &Mapped) -> Result<Imatrix> {
     // What follows is missing in files from before 2024.
     let mut matrix = Imatrix { entries, ..Imatrix::default() };
     if at.left() > 0 {
-        matrix.chunk_count = at.integer("number of chunks")?.max(0) as u32;
+        matrix.chunk_count = at.i32("number of chunks")?.max(0) as u32;
         if at.left() > 0 {
-            matrix.datasets = Some(at.string("name of the text")?).filter(|s| !s.is_empty()).into_iter().collect();
+            matrix.datasets =
+                Some(at.short_string("name of the text")?).filter(|s| !s.is_empty()).into_iter().collect();
         }
         if at.left() > 0 {
             let what = format!("{} bytes behind the end: this is no importance matrix", at.left());
-            return Err(at.error(at.pos, "end", what));
+            return Err(at.error(at.pos(), "end", what));
         }
     }
     Ok(matrix)
 }
 
-/// Reads little-endian fields one after another.
-struct Cursor<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-    pos: usize,
-}
-
 impl Cursor<'_> {
-    fn error(&self, at: usize, place: &str, problem: impl Into<String>) -> Error {
-        Error::malformed(self.path, format!("{place} at byte {at}"), problem)
-    }
-
-    fn left(&self) -> usize {
-        self.bytes.len() - self.pos
-    }
-
-    fn take(&mut self, n: usize, place: &str) -> Result<&[u8]> {
-        if n > self.left() {
-            let what = format!("needs {n} more bytes, {} are left: the file is truncated or corrupted", self.left());
-            return Err(self.error(self.pos, place, what));
-        }
-        self.pos += n;
-        Ok(&self.bytes[self.pos - n..self.pos])
-    }
-
-    fn integer(&mut self, place: &str) -> Result<i32> {
-        let mut out = [0; 4];
-        out.copy_from_slice(self.take(4, place)?);
-        Ok(i32::from_le_bytes(out))
-    }
-
     /// A size or a count.
     fn number(&mut self, place: &str) -> Result<u64> {
-        let start = self.pos;
-        let n = self.integer(place)?;
+        let start = self.pos();
+        let n = self.i32(place)?;
         u64::try_from(n).map_err(|_| self.error(start, place, format!("holds {n}, where a size is needed")))
     }
 
-    fn string(&mut self, place: &str) -> Result<String> {
-        let start = self.pos;
+    /// A string behind its length in 32 bits.
+    fn short_string(&mut self, place: &str) -> Result<String> {
         let n = self.number(place)? as usize;
-        match std::str::from_utf8(self.take(n, place)?) {
-            Ok(s) => Ok(s.to_owned()),
-            Err(e) => Err(self.error(start + 4 + e.valid_up_to(), place, "holds a string that is not valid UTF-8")),
-        }
+        self.text(n, place)
     }
 }
