@@ -3,12 +3,14 @@
 //!
 //! `cargo bench -p qconv-kernels --bench operations [-- NAME]`. Every result is checked against sums in f64 first.
 
+mod common;
+
+use common::floats;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use qconv_formats::block::{self, BlockFormat};
 use qconv_formats::{QTensor, Shape};
 use qconv_kernels::cpu::{Cpu, Isa, Options, Weight};
 use qconv_kernels::{Activation, Attention, Backend, CacheShape, Norm, Product, Rope, RopeStyle};
-use std::time::Duration;
 
 type Buffer = <Cpu as Backend>::Buffer;
 
@@ -16,15 +18,6 @@ const WIDTH: usize = 2048;
 const HEADS: usize = 32;
 const KV_HEADS: usize = 8;
 const DIM: usize = 64;
-
-/// About normal numbers, always the same.
-fn floats(n: usize, mut state: u64) -> Vec<f32> {
-    let mut uniform = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    (0..n).map(|_| (0..8).map(|_| uniform()).sum()).collect()
-}
 
 fn filled(cpu: &Cpu, from: &[f32]) -> Buffer {
     let mut buffer = cpu.buffer(from.len()).expect("memory");
@@ -168,11 +161,7 @@ fn elements(cpu: &Cpu, criterion: &mut Criterion, isa: &str) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(500))
-        .configure_from_args();
+    let mut criterion = common::criterion();
     for isa in Cpu::isa_names() {
         let options = Options { threads: Some(1), isa: Isa::by_name(isa), ..Options::default() };
         let cpu = Cpu::new(options).expect("one thread");

@@ -4,28 +4,21 @@
 //!
 //! `cargo bench -p qconv-kernels --bench products [-- FORMAT]`. Some elements of each result are checked first.
 
-use criterion::{Criterion, Throughput};
+mod common;
+
+use common::{floats, seconds};
+use criterion::Throughput;
 use qconv_formats::block::{self, BlockFormat};
 use qconv_formats::{QTensor, Shape};
 use qconv_kernels::cpu::{Cpu, Isa, Options, Weight};
 use qconv_kernels::{Backend, Product};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 const COLS: usize = 2048;
 /// Enough weights for no cache.
 const BYTES: usize = 96 << 20;
 const TOKENS: usize = 512;
 const TOKENS_ROWS: usize = 512;
-
-/// About normal numbers, always the same.
-fn floats(n: usize, mut state: u64) -> Vec<f32> {
-    let mut uniform = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    (0..n).map(|_| (0..8).map(|_| uniform()).sum()).collect()
-}
 
 /// Sixteen rows, again and again.
 fn weight(format: &'static BlockFormat, rows: usize) -> (QTensor, Vec<f32>) {
@@ -39,16 +32,6 @@ fn weight(format: &'static BlockFormat, rows: usize) -> (QTensor, Vec<f32>) {
     (format.dequantize.expect("a format that can be computed with"))(&bytes, &mut weights);
     let shape = Shape::new(&[rows, COLS]).expect("a small shape");
     (QTensor::new(format, shape, bytes.repeat(rows / 16)).expect("as many bytes as the shape says"), weights)
-}
-
-/// The best of some runs, in seconds.
-fn seconds(mut f: impl FnMut()) -> f64 {
-    let once = |f: &mut dyn FnMut()| {
-        let start = Instant::now();
-        f();
-        start.elapsed().as_secs_f64()
-    };
-    (0..7).map(|_| once(&mut f)).fold(f64::INFINITY, f64::min)
 }
 
 /// Cycles per second, from steps that wait for each other: a shift, an exclusive or, a multiplication of three cycles.
@@ -95,11 +78,7 @@ fn check(what: &str, out: &[f32], rows: usize, x: &[f32], weights: &[f32]) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(50))
-        .measurement_time(Duration::from_millis(300))
-        .configure_from_args();
+    let mut criterion = common::criterion();
     let asked = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     let x = floats(TOKENS * COLS, 2);
     println!("{:<8} {:>7} {:>8} {:>10} {:>12} {:>10}", "format", "isa", "GB/s", "of reading", "MACs/cycle", "4 tokens");
