@@ -4,18 +4,12 @@
 
 mod common;
 
-use common::{TestCheckpoint, arg, fails, fixture, ok, run};
+use common::{TestCheckpoint, arg, experts, fails, fixture, ok, run, tensors};
 use qconv_formats::gguf::{Gguf, Value};
 use qconv_formats::imatrix::{Entry, Imatrix};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-
-/// Name, type and hash of every tensor, as the goldens have them.
-fn tensors(file: &Gguf) -> Json {
-    let hash = |bytes: &[u8]| -> String { Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect() };
-    file.tensors().iter().map(|t| serde_json::json!([t.name, t.format.name, hash(file.bytes(t))])).collect()
-}
 
 #[test]
 fn bytes_and_keys_are_those_of_llama_quantize() {
@@ -184,38 +178,6 @@ fn types_that_need_importance_say_so() {
     assert!(!out.exists());
 }
 
-/// A mixture of four experts with rows of 256 weights.
-fn experts(folder: &Path) -> TestCheckpoint {
-    let mut c = TestCheckpoint::llama(folder);
-    c.config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
-    c.config["model_type"] = "mixtral".into();
-    for (key, value) in
-        [("hidden_size", 256), ("intermediate_size", 512), ("num_local_experts", 4), ("num_experts_per_tok", 2)]
-    {
-        c.config[key] = value.into();
-    }
-    c.tensors.clear();
-    c.add("model.embed_tokens.weight", &[512, 256]);
-    c.add("model.norm.weight", &[256]);
-    for (name, shape) in [
-        ("input_layernorm.weight", &[256][..]),
-        ("self_attn.q_proj.weight", &[256, 256]),
-        ("self_attn.k_proj.weight", &[128, 256]),
-        ("self_attn.v_proj.weight", &[128, 256]),
-        ("self_attn.o_proj.weight", &[256, 256]),
-        ("post_attention_layernorm.weight", &[256]),
-        ("block_sparse_moe.gate.weight", &[4, 256]),
-    ] {
-        c.add(&format!("model.layers.0.{name}"), shape);
-    }
-    for e in 0..4 {
-        for (name, shape) in [("w1", [512, 256]), ("w2", [256, 512]), ("w3", [512, 256])] {
-            c.add(&format!("model.layers.0.block_sparse_moe.experts.{e}.{name}.weight"), &shape);
-        }
-    }
-    c
-}
-
 /// Expert 1 was never visited, columns 32 .. 64 of expert 2 were never active.
 fn experts_matrix() -> Imatrix {
     let mut matrix = Imatrix { chunk_count: 2, chunk_size: 64, datasets: vec!["a text".into()], ..Imatrix::default() };
@@ -278,117 +240,6 @@ fn experts_have_importance_of_their_own() {
     }
 }
 
-/// Largest relative difference of two matrices' sums; their names, counts and keys must be the same.
-#[track_caller]
-fn difference(got: &Path, want: &Path) -> f32 {
-    let (got, want) = (Imatrix::open(got).unwrap(), Imatrix::open(want).unwrap());
-    assert_eq!((&got.datasets, got.chunk_count, got.chunk_size), (&want.datasets, want.chunk_count, want.chunk_size));
-    assert_eq!(got.entries.keys().collect::<Vec<_>>(), want.entries.keys().collect::<Vec<_>>());
-    let mut worst = 0.0f32;
-    for (name, want) in &want.entries {
-        let got = &got.entries[name];
-        assert_eq!(got.counts(), want.counts(), "{name}");
-        assert_eq!(got.sums().len(), want.sums().len(), "{name}");
-        assert!(got.sums().iter().all(|x| x.is_finite()));
-        worst = got.sums().iter().zip(want.sums()).map(|(a, b)| (a - b).abs() / b).fold(worst, f32::max);
-    }
-    worst
-}
-
-/// Runs `qconv calibrate` where the text lies, so that it is called as in the fixture.
-fn calibrate(model: &Path, text: &str, out: &Path, rest: &[&str]) {
-    let args = [&["calibrate", arg(model), "--file", text, "-o", arg(out), "--json"], rest].concat();
-    let done = common::qconv(&args).current_dir(fixture("texts")).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-#[test]
-fn sums_are_those_of_llama_imatrix() {
-    let dir = tempfile::tempdir().unwrap();
-    for (model, text, ctx, chunks) in
-        [("prose-4m", "prose.txt", "128", "32"), ("stories260k", "stories.txt", "256", "16")]
-    {
-        let out = dir.path().join(format!("{model}.gguf"));
-        let (model, want) = (fixture("models").join(model), fixture("imatrix").join(format!("{model}.gguf")));
-        // The fixtures are of models in F32. With weights in BF16 activations are rounded, here as in llama.cpp.
-        for (exactness, most) in [(&[][..], 1e-2), (&["--exact"], 1e-3)] {
-            let args = [&["--ctx", ctx, "--chunks", chunks, "--force"], exactness].concat();
-            calibrate(&model, text, &out, &args);
-            let off = difference(&out, &want);
-            assert!(off < most, "{} {exactness:?}: {off:e}", model.display());
-        }
-    }
-    // A GGUF file gives what its folder gives, with any number of threads.
-    let (gguf, again) = (dir.path().join("m.gguf"), dir.path().join("again.gguf"));
-    ok(&["convert", arg(&fixture("models/stories260k")), "-o", arg(&gguf), "--type", "f32"]);
-    calibrate(&gguf, "stories.txt", &again, &["--ctx", "256", "--chunks", "16", "--exact", "--threads", "1"]);
-    assert!(std::fs::read(again).unwrap() == std::fs::read(dir.path().join("stories260k.gguf")).unwrap());
-}
-
-#[test]
-fn experts_are_counted_one_by_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = experts(&dir.path().join("m"));
-    model.write();
-    let out = dir.path().join("x.gguf");
-    calibrate(&model.folder, "stories.txt", &out, &["--ctx", "64", "--chunks", "4"]);
-    let off = difference(&out, &fixture("imatrix/experts.gguf"));
-    assert!(off < 1e-3, "{off:e}");
-    let matrix = Imatrix::open(&out).unwrap();
-    let counts = matrix.entries["blk.0.ffn_up_exps.weight"].counts();
-    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (4, 2 * 4 * 64), "two experts for every token");
-    assert_eq!(matrix.entries["blk.0.ffn_gate_inp.weight"].counts(), [4 * 64]);
-}
-
-#[test]
-fn the_output_matrix_is_processed_on_demand() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut c = TestCheckpoint::llama(&dir.path().join("m"));
-    c.config["tie_word_embeddings"] = false.into();
-    c.add("lm_head.weight", &[512, 64]);
-    c.write();
-    let (plain, all) = (dir.path().join("plain.gguf"), dir.path().join("all.gguf"));
-    calibrate(&c.folder, "stories.txt", &plain, &["--ctx", "32", "--chunks", "2"]);
-    calibrate(&c.folder, "stories.txt", &all, &["--ctx", "32", "--chunks", "2", "--process-output"]);
-    let (plain, mut all) = (Imatrix::open(plain).unwrap(), Imatrix::open(all).unwrap());
-    let output = all.entries.remove("output.weight").unwrap();
-    assert_eq!(plain, all);
-    assert_eq!((output.counts(), output.sums().len()), (&[64u64][..], 64));
-    // Inputs are normalized rows times the norm's weights, which are noise of at most 0.1: their mean square is below 0.01.
-    let mean = output.means().iter().sum::<f32>() / 64.0;
-    assert!((1e-4..0.01).contains(&mean), "{mean}");
-
-    let tied = fixture("models/stories260k");
-    let text = fixture("texts/stories.txt");
-    let out = dir.path().join("tied.gguf");
-    let args = ["calibrate", arg(&tied), "--file", arg(&text), "--chunks", "1", "--process-output", "-o", arg(&out)];
-    fails(&[&args[..], &["--strict"]].concat(), 1, &["--process-output has no effect"]);
-}
-
-#[test]
-fn calibration_without_a_result_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (model, out) = (fixture("models/stories260k"), dir.path().join("x.gguf"));
-    let (model, out) = (arg(&model), arg(&out));
-    let short = dir.path().join("short.txt");
-    std::fs::write(&short, "Once upon a time").unwrap();
-    let short = arg(&short);
-    fails(&["calibrate", model, "--file", short, "-o", out], 2, &["too few", "512", "--ctx"]);
-    fails(&["calibrate", model, "--file", "no/such.txt", "-o", out], 2, &["no/such.txt"]);
-    fails(&["calibrate", model, "--file", short, "--ctx", "0", "-o", out], 2, &["--ctx"]);
-    fails(&["calibrate", model, "--file", short, "--ctx", "4", "-o", short, "--force"], 2, &["short.txt"]);
-    assert_eq!(std::fs::read_to_string(short).unwrap(), "Once upon a time");
-    let mut c = TestCheckpoint::llama(&dir.path().join("m"));
-    c.tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap().1[7] = f32::NAN;
-    c.write();
-    fails(
-        &["calibrate", arg(&c.folder), "--file", short, "--ctx", "4", "-o", out],
-        1,
-        &["blk.0.ffn_down.weight", "NaN"],
-    );
-    assert_eq!(common::listing(dir.path()), ["m", "short.txt"]);
-}
-
 #[test]
 fn sums_of_several_files_are_those_of_llama_imatrix() {
     // `llama-imatrix --in-file A,B -c 128 -o OUT`, the beginning of the output's SHA-256.
@@ -431,48 +282,6 @@ fn statistics_are_shown_for_either_form() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("x.gguf");
     fails(&["imatrix", arg(&legacy), "-o", arg(&out), "--strict"], 1, &["512 are assumed"]);
-    assert!(!out.exists());
-}
-
-#[test]
-fn calibration_and_quantization_in_one_run_give_the_bytes_of_two() {
-    let dir = tempfile::tempdir().unwrap();
-    let (model, text) = (fixture("models/prose-4m"), fixture("texts/prose.txt"));
-    let path = |name: &str| dir.path().join(name);
-    let (matrix, two, one, again) = (path("i.gguf"), path("two.gguf"), path("one.gguf"), path("again.gguf"));
-    ok(&["calibrate", arg(&model), "--file", arg(&text), "--chunks", "2", "-o", arg(&matrix)]);
-    ok(&["convert", arg(&model), "-t", "iq2_xs", "--imatrix", arg(&matrix), "-o", arg(&two)]);
-    let calibration = ["--calibration", arg(&text), "--calibration-chunks", "2"];
-    let convert = |out: &Path, rest: &[&str]| {
-        let args = [&["convert", arg(&model), "-o", arg(out)], rest].concat();
-        ok(&args)
-    };
-    convert(&one, &[&["-t", "iq2_xs"], &calibration[..]].concat());
-    let (a, b) = (Gguf::open(&one).unwrap(), Gguf::open(&two).unwrap());
-    assert_eq!(tensors(&a), tensors(&b));
-    let key = |file: &Gguf, key: &str| file.metadata().get(&format!("quantize.imatrix.{key}")).cloned();
-    for name in ["dataset", "entries_count", "chunks_count"] {
-        assert!(key(&a, name).is_some());
-        assert_eq!(key(&a, name), key(&b, name));
-    }
-    assert!(key(&a, "file").is_none(), "there is no file");
-
-    // The recipe holds it all, wherever the text lies now; another text is not taken.
-    let moved = path("moved.txt");
-    std::fs::copy(&text, &moved).unwrap();
-    convert(&again, &["--recipe-from", arg(&one), "--calibration", arg(&moved)]);
-    assert!(std::fs::read(&one).unwrap() == std::fs::read(&again).unwrap());
-    let other = fixture("texts/stories.txt");
-    let out = path("x.gguf");
-    let args = ["convert", arg(&model), "-o", arg(&out), "--recipe-from", arg(&one)];
-    fails(&[&args[..], &["--calibration", arg(&other)]].concat(), 2, &["stories.txt", "importance"]);
-    fails(&[&args[..], &["--imatrix", arg(&matrix)]].concat(), 2, &["--imatrix", "without it"]);
-
-    let args = [&["convert", arg(&model), "-o", arg(&out), "-t", "iq2_xs"], &calibration[..]].concat();
-    let plan = ok(&[&args[..], &["--dry-run"]].concat());
-    assert!(plan.contains("nothing was written"), "{plan}");
-    fails(&[&args[..], &["--part", "1/2"]].concat(), 2, &["--part", "qconv calibrate"]);
-    fails(&[&args[..], &["--imatrix", arg(&matrix)]].concat(), 2, &["--imatrix"]);
     assert!(!out.exists());
 }
 

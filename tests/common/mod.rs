@@ -1,7 +1,9 @@
 //! What the integration tests share: running the binary, and making small checkpoints.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses a part; tests may panic
 
+use qconv_formats::gguf::Gguf;
 use safetensors::tensor::{Dtype, TensorView};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -134,4 +136,42 @@ impl TestCheckpoint {
             }
         }
     }
+}
+
+/// Name, type and hash of every tensor, as the goldens have them.
+pub fn tensors(file: &Gguf) -> serde_json::Value {
+    let hash = |bytes: &[u8]| -> String { Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect() };
+    file.tensors().iter().map(|t| serde_json::json!([t.name, t.format.name, hash(file.bytes(t))])).collect()
+}
+
+/// A mixture of four experts with rows of 256 weights.
+pub fn experts(folder: &Path) -> TestCheckpoint {
+    let mut c = TestCheckpoint::llama(folder);
+    c.config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
+    c.config["model_type"] = "mixtral".into();
+    for (key, value) in
+        [("hidden_size", 256), ("intermediate_size", 512), ("num_local_experts", 4), ("num_experts_per_tok", 2)]
+    {
+        c.config[key] = value.into();
+    }
+    c.tensors.clear();
+    c.add("model.embed_tokens.weight", &[512, 256]);
+    c.add("model.norm.weight", &[256]);
+    for (name, shape) in [
+        ("input_layernorm.weight", &[256][..]),
+        ("self_attn.q_proj.weight", &[256, 256]),
+        ("self_attn.k_proj.weight", &[128, 256]),
+        ("self_attn.v_proj.weight", &[128, 256]),
+        ("self_attn.o_proj.weight", &[256, 256]),
+        ("post_attention_layernorm.weight", &[256]),
+        ("block_sparse_moe.gate.weight", &[4, 256]),
+    ] {
+        c.add(&format!("model.layers.0.{name}"), shape);
+    }
+    for e in 0..4 {
+        for (name, shape) in [("w1", [512, 256]), ("w2", [256, 512]), ("w3", [512, 256])] {
+            c.add(&format!("model.layers.0.block_sparse_moe.experts.{e}.{name}.weight"), &shape);
+        }
+    }
+    c
 }
