@@ -114,10 +114,7 @@ pub fn with<T: Task>(args: BackendArgs, task: T) -> anyhow::Result<T::Output> {
     };
     match args.backend {
         Choice::Auto | Choice::Cpu => task.run(&cpu::Cpu::new(options).map_err(unusable)?),
-        Choice::Cuda => match cuda::unavailable::<std::convert::Infallible>() {
-            Err(e) => Err(unusable(e)),
-            Ok(never) => match never {},
-        },
+        Choice::Cuda => task.run(&cuda::Cuda::new(cuda::Options::default()).map_err(unusable)?),
     }
 }
 

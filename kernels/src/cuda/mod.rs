@@ -1,8 +1,151 @@
-//! The CUDA backend: not there yet. The seam says so clearly instead of pretending.
+//! The CUDA backend: packed weights and everything else in the memory of an NVIDIA device, Turing (7.5) or newer.
+//!
+//! Kernels are in `kernels/cuda/*.cu` (its README has the conventions). They are compiled ahead and embedded ([`images`]), so
+//! that a user's machine needs the NVIDIA driver and nothing else; the driver's library is looked for when [`Cuda::new`] is
+//! called. All launches go through [`launch`].
+//!
+//! Without a GPU the same host code and the same kernels run on a stand-in for the driver: see `kernels/cuda/cpu`.
 
-use crate::{Error, Result};
+mod attention;
+mod device;
+mod elements;
+mod images;
+mod launch;
+mod matmul;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod weight;
 
-/// Tells why CUDA cannot be used: this version has no CUDA engine.
-pub fn unavailable<T>() -> Result<T> {
-    Err(Error::Unavailable("this version of qconv has no CUDA engine yet; use --backend cpu (or auto)".into()))
+pub use memory::Buffer;
+pub use weight::Weight;
+
+use crate::{Activation, Attention, Backend, CacheShape, Norm, Product, Result, Rope};
+use device::Device;
+use qconv_formats::QTensor;
+
+pub use attention::Cache;
+
+/// What the caller may choose.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Which of the machine's devices, counted as the driver does.
+    pub device: usize,
+}
+
+/// The CUDA backend; see the module.
+pub struct Cuda {
+    device: Device,
+}
+
+impl Cuda {
+    /// Opens a device. Errors, each a sentence: no driver, no device, one that is too old, a driver that is too old.
+    pub fn new(options: Options) -> Result<Self> {
+        Ok(Cuda { device: Device::open(options.device)? })
+    }
+}
+
+impl Backend for Cuda {
+    type Weight = Weight;
+    type Buffer = Buffer;
+    type Cache = Cache;
+
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn weight(&self, tensor: QTensor) -> Result<Weight> {
+        Weight::upload(&self.device, &tensor)
+    }
+
+    fn buffer(&self, len: usize) -> Result<Buffer> {
+        Buffer::zeroed(&self.device, len)
+    }
+
+    fn cache_float_bytes(&self) -> usize {
+        attention::FLOAT_BYTES
+    }
+
+    fn cache(&self, shape: CacheShape) -> Result<Cache> {
+        Cache::new(&self.device, shape)
+    }
+
+    fn read(&self, from: &Buffer, out: &mut [f32]) -> Result<()> {
+        from.read(&self.device, out)
+    }
+
+    fn write(&self, from: &[f32], to: &mut Buffer) -> Result<()> {
+        to.write(&self.device, from)
+    }
+
+    fn embed(&self, table: &Weight, rows: &[u32], out: &mut Buffer) -> Result<()> {
+        matmul::embed(&self.device, table, rows, out)
+    }
+
+    fn norm(
+        &self,
+        norm: Norm,
+        eps: f32,
+        weight: &Weight,
+        bias: Option<&Weight>,
+        x: &Buffer,
+        out: &mut Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        elements::norm(&self.device, norm, eps, weight, bias, x, out, rows, cols)
+    }
+
+    fn matmul(&self, x: &Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
+        matmul::matmul(&self.device, x, n, outs)
+    }
+
+    fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {
+        elements::rope(&self.device, rope, x, n, heads, head_dim, start)
+    }
+
+    fn store(&self, cache: &mut Cache, layer: usize, k: &Buffer, v: &Buffer, start: usize, n: usize) -> Result<()> {
+        cache.store(&self.device, layer, k, v, start, n)
+    }
+
+    fn attention(
+        &self,
+        shape: &Attention,
+        q: &Buffer,
+        cache: &Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        attention::attention(&self.device, shape, q, cache, layer, start, n, out)
+    }
+
+    fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {
+        elements::gate(&self.device, activation, gate, up, len)
+    }
+
+    fn activate(&self, activation: Activation, x: &mut Buffer, len: usize) -> Result<()> {
+        elements::activate(&self.device, activation, x, len)
+    }
+
+    fn add(&self, x: &mut Buffer, y: &Buffer, len: usize) -> Result<()> {
+        elements::add(&self.device, x, y, len)
+    }
+
+    fn scale(&self, x: &mut Buffer, factor: f32, len: usize) -> Result<()> {
+        elements::scale(&self.device, x, factor, len)
+    }
+
+    fn soft_cap(&self, x: &mut Buffer, cap: f32, len: usize) -> Result<()> {
+        elements::soft_cap(&self.device, x, cap, len)
+    }
+
+    fn gather(&self, x: &Buffer, rows: &[u32], cols: usize, out: &mut Buffer) -> Result<()> {
+        elements::gather(&self.device, x, rows, cols, out)
+    }
+
+    fn scatter_add(&self, x: &Buffer, rows: &[u32], factors: &[f32], cols: usize, out: &mut Buffer) -> Result<()> {
+        elements::scatter_add(&self.device, x, rows, factors, cols, out)
+    }
 }

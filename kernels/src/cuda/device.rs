@@ -1,0 +1,180 @@
+//! Opening a device, and its modules of kernels.
+
+use super::images;
+use super::launch::{Kernel, Launch};
+use super::memory::{Memory, floats_as_bytes};
+use crate::{Error, Result};
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The oldest compute capability that kernels are compiled for: Turing.
+const OLDEST: (i32, i32) = (7, 5);
+
+/// The oldest driver that loads images of a CUDA 12 compiler, as it tells its version: CUDA 12.0, driver 525.
+const OLDEST_DRIVER: i32 = 12_000;
+
+/// A device, its one stream, and its kernels.
+pub(super) struct Device {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    name: String,
+    capability: (i32, i32),
+    modules: Vec<Arc<CudaModule>>,
+    kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    staging: Mutex<Option<Memory>>,
+    position: Mutex<Option<(usize, Memory)>>,
+    constants: Mutex<Vec<(Vec<f32>, Memory)>>,
+}
+
+/// What a failed call of the driver means, in words.
+pub(super) fn failed(what: &str, error: DriverError) -> Error {
+    let name = error.error_name().map_or("unknown error".into(), |n| n.to_string_lossy().into_owned());
+    let said = error.error_string().map_or(String::new(), |s| format!(" ({})", s.to_string_lossy()));
+    Error::Device(format!("the CUDA driver failed while {what}: {name}{said}"))
+}
+
+fn unavailable<T>(sentence: impl Into<String>) -> Result<T> {
+    Err(Error::Unavailable(sentence.into()))
+}
+
+/// A poisoned lock guards memory that is written anew before it is read.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Device {
+    /// Errors: see [`super::Cuda::new`].
+    pub fn open(ordinal: usize) -> Result<Self> {
+        // SAFETY: loads the driver's library and lets go of it again; its initializers are the driver's own.
+        if !unsafe { sys::is_culib_present() } {
+            return unavailable("there is no NVIDIA driver here (libcuda.so was not found); use --backend cpu");
+        }
+        match result::init() {
+            Ok(()) => {}
+            Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
+                return unavailable("the NVIDIA driver finds no device; use --backend cpu");
+            }
+            Err(e) => return unavailable(format!("{}; use --backend cpu", failed("starting", e))),
+        }
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        let status = unsafe { sys::cuDriverGetVersion(&mut version) };
+        if status != CUresult::CUDA_SUCCESS || version < OLDEST_DRIVER {
+            return unavailable(format!(
+                "the NVIDIA driver knows CUDA {}.{}; version 12.0 (driver 525) or newer is needed",
+                version / 1000,
+                version % 1000 / 10
+            ));
+        }
+        let starting = |e| Error::Unavailable(format!("{}; use --backend cpu", failed("opening the device", e)));
+        let count = CudaContext::device_count().map_err(starting)?;
+        if ordinal >= usize::try_from(count).unwrap_or(0) {
+            return unavailable(match count {
+                0 => "the NVIDIA driver finds no device; use --backend cpu".to_owned(),
+                _ => format!("there is no CUDA device {ordinal}; the machine has {count}, counted from 0"),
+            });
+        }
+        let context = CudaContext::new(ordinal).map_err(starting)?;
+        // SAFETY: everything happens on one stream, so that no events are needed to order it.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().map_err(starting)?;
+        let capability = context.compute_capability().map_err(starting)?;
+        if capability < OLDEST {
+            return unavailable(format!(
+                "{name} has compute capability {}.{}; {}.{} (Turing) or newer is needed",
+                capability.0, capability.1, OLDEST.0, OLDEST.1
+            ));
+        }
+        let stream = context.new_stream().map_err(starting)?;
+        let modules = images::load(&context, capability)?;
+        Ok(Device {
+            context,
+            stream,
+            name,
+            capability,
+            modules,
+            kernels: Mutex::default(),
+            staging: Mutex::default(),
+            position: Mutex::default(),
+            constants: Mutex::default(),
+        })
+    }
+
+    /// For reports: `cuda (NVIDIA H200, 9.0)`.
+    pub fn name(&self) -> String {
+        format!("cuda ({}, {}.{})", self.name, self.capability.0, self.capability.1)
+    }
+
+    /// Begins a launch of the kernel of this name.
+    pub fn launch(&self, kernel: &str) -> Launch<'_> {
+        Launch::new(self, self.kernel(kernel))
+    }
+
+    /// A kernel, looked for in all modules once. Errors: there is none of this name, which is the program's fault.
+    fn kernel(&self, name: &str) -> Result<Arc<Kernel>> {
+        let mut kernels = lock(&self.kernels);
+        if let Some(kernel) = kernels.get(name) {
+            return Ok(kernel.clone());
+        }
+        let found = self.modules.iter().find_map(|m| m.load_function(name).ok());
+        let Some(function) = found else {
+            return Err(Error::Device(format!("there is no CUDA kernel {name} in this program")));
+        };
+        let kernel = Arc::new(Kernel::new(name, function)?);
+        kernels.insert(name.to_owned(), kernel.clone());
+        Ok(kernel)
+    }
+
+    /// Gives `with` these bytes in device memory, which is used again by the next call.
+    pub fn staged(&self, bytes: &[u8], with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
+        let mut staging = lock(&self.staging);
+        let memory = match &mut *staging {
+            Some(memory) if memory.len() >= bytes.len() => memory,
+            _ => {
+                // Old memory is freed behind the kernels that use it, on the same stream.
+                let room = bytes.len().next_power_of_two().max(4096);
+                staging.insert(Memory::zeroed(self, room, "numbers of rows")?)
+            }
+        };
+        memory.write(self, 0, bytes)?;
+        with(memory)
+    }
+
+    /// Gives `with` the position of a batch's first row in device memory, `(1)` int. Kernels read it there, so that a recorded
+    /// token can be replayed at another position.
+    pub fn at_position(&self, start: usize, with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
+        let mut position = lock(&self.position);
+        let (now, memory) = match &mut *position {
+            Some(place) => place,
+            None => position.insert((usize::MAX, Memory::zeroed(self, 4, "a position")?)),
+        };
+        if *now != start {
+            let bytes = i32::try_from(start).expect("positions fit an int").to_le_bytes();
+            *now = usize::MAX;
+            memory.write(self, 0, &bytes)?;
+            *now = start;
+        }
+        with(memory)
+    }
+
+    /// Gives `with` floats that hardly ever change, in device memory: copied there once.
+    pub fn constant(&self, floats: &[f32], with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
+        let mut constants = lock(&self.constants);
+        let at = match constants.iter().position(|(known, _)| known == floats) {
+            Some(at) => at,
+            None => {
+                let memory = Memory::upload(self, floats_as_bytes(floats), "a table of constants")?;
+                constants.push((floats.to_vec(), memory));
+                constants.len() - 1
+            }
+        };
+        with(&constants[at].1)
+    }
+
+    /// Waits until everything that was asked for is done.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| failed("computing", e))
+    }
+}

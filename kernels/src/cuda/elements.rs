@@ -1,0 +1,141 @@
+//! Operations that are neither products nor attention.
+
+use super::device::Device;
+use super::memory::{Buffer, Memory};
+use super::weight::Weight;
+use crate::{Activation, Norm, Result, Rope, RopeStyle};
+
+/// Threads of a block in norm.cu, elements.cu, rows.cu and position.cu.
+const THREADS: usize = 256;
+
+/// As `Function` in elements.cu numbers them.
+fn number(activation: Activation) -> usize {
+    match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
+        Activation::GeluErf => 2,
+        Activation::Relu => 3,
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // as in the trait
+pub(super) fn norm(
+    device: &Device,
+    norm: Norm,
+    eps: f32,
+    weight: &Weight,
+    bias: Option<&Weight>,
+    x: &Buffer,
+    out: &mut Buffer,
+    rows: usize,
+    cols: usize,
+) -> Result<()> {
+    let kernel = match norm {
+        Norm::Rms => "norm_rms",
+        Norm::Layer => "norm_layer",
+    };
+    let launch = device.launch(kernel).floats(x, rows * cols).bytes(&weight.memory, 0, cols * 4);
+    let launch = match bias {
+        Some(bias) => launch.bytes(&bias.memory, 0, cols * 4),
+        None => launch.none(),
+    };
+    launch.floats_mut(out, rows * cols).int(cols).float(eps).run((rows, 1, 1), (THREADS, 1, 1), 0)
+}
+
+pub(super) fn rope(
+    device: &Device,
+    rope: &Rope,
+    x: &mut Buffer,
+    n: usize,
+    heads: usize,
+    head_dim: usize,
+    start: usize,
+) -> Result<()> {
+    let pairs = rope.frequencies.len();
+    device.constant(&rope.frequencies, |frequencies| {
+        device.at_position(start, |position| {
+            device
+                .launch("rope")
+                .floats_mut(x, n * heads * head_dim)
+                .bytes(frequencies, 0, pairs * 4)
+                .bytes(position, 0, 4)
+                .float(rope.magnitude)
+                .int(heads)
+                .int(head_dim)
+                .int(pairs)
+                .int(usize::from(rope.style == RopeStyle::Interleaved))
+                .run(((heads * pairs).div_ceil(THREADS), n, 1), (THREADS, 1, 1), 0)
+        })
+    })
+}
+
+pub(super) fn gate(device: &Device, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {
+    device.launch("gate").floats_mut(gate, len).floats(up, len).int(len).int(number(activation)).run_over(len, THREADS)
+}
+
+pub(super) fn activate(device: &Device, activation: Activation, x: &mut Buffer, len: usize) -> Result<()> {
+    device.launch("activate").floats_mut(x, len).int(len).int(number(activation)).run_over(len, THREADS)
+}
+
+pub(super) fn add(device: &Device, x: &mut Buffer, y: &Buffer, len: usize) -> Result<()> {
+    device.launch("add").floats_mut(x, len).floats(y, len).int(len).run_over(len, THREADS)
+}
+
+pub(super) fn scale(device: &Device, x: &mut Buffer, factor: f32, len: usize) -> Result<()> {
+    device.launch("scale").floats_mut(x, len).float(factor).int(len).run_over(len, THREADS)
+}
+
+pub(super) fn soft_cap(device: &Device, x: &mut Buffer, cap: f32, len: usize) -> Result<()> {
+    device.launch("soft_cap").floats_mut(x, len).float(cap).int(len).run_over(len, THREADS)
+}
+
+/// Gives `with` the numbers of rows in device memory, `(rows.len())` ints.
+pub(super) fn staged_rows(
+    device: &Device,
+    rows: &[u32],
+    with: impl FnOnce(&Memory, usize) -> Result<()>,
+) -> Result<()> {
+    let bytes: Vec<u8> = rows.iter().flat_map(|r| r.to_le_bytes()).collect();
+    device.staged(&bytes, |memory| with(memory, rows.len()))
+}
+
+pub(super) fn gather(device: &Device, x: &Buffer, rows: &[u32], cols: usize, out: &mut Buffer) -> Result<()> {
+    let Some((&first, &last)) = rows.iter().min().zip(rows.iter().max()) else { return Ok(()) };
+    let needed = (last as usize + 1) * cols;
+    let run = |launch: super::launch::Launch<'_>, out: &mut Buffer| {
+        let launch = launch.floats_mut(out, rows.len() * cols).int(first as usize).int(cols);
+        launch.run((cols.div_ceil(THREADS), rows.len(), 1), (THREADS, 1, 1), 0)
+    };
+    let launch = device.launch("gather").floats(x, needed);
+    if rows.iter().zip(first..).all(|(row, next)| *row == next) {
+        // Neighbours need no list: nothing has to be copied, and the launch can be recorded.
+        return run(launch.none(), out);
+    }
+    staged_rows(device, rows, |memory, count| run(launch.bytes(memory, 0, count * 4), out))
+}
+
+pub(super) fn scatter_add(
+    device: &Device,
+    x: &Buffer,
+    rows: &[u32],
+    factors: &[f32],
+    cols: usize,
+    out: &mut Buffer,
+) -> Result<()> {
+    let Some(&last) = rows.iter().max() else { return Ok(()) };
+    let count = rows.len();
+    assert_eq!(count, factors.len(), "a factor for each row");
+    let numbers = rows.iter().flat_map(|r| r.to_le_bytes());
+    let bytes: Vec<u8> = numbers.chain(factors.iter().flat_map(|f| f.to_le_bytes())).collect();
+    device.staged(&bytes, |memory| {
+        device
+            .launch("scatter_add")
+            .floats(x, count * cols)
+            .bytes(memory, 0, count * 4)
+            .bytes(memory, count * 4, count * 4)
+            .floats_mut(out, (last as usize + 1) * cols)
+            .int(count)
+            .int(cols)
+            .run((cols.div_ceil(THREADS), 1, 1), (THREADS, 1, 1), 0)
+    })
+}

@@ -1,0 +1,95 @@
+//! Every kernel against the CPU backend's operations, on odd shapes. On a machine with a GPU they run there; elsewhere the same
+//! sources run on the CPU, behind a stand-in for the driver (`kernels/cuda/cpu`).
+
+mod engine;
+mod operations;
+
+use super::*;
+use crate::cpu::{self, Cpu};
+use qconv_formats::{Shape, block};
+use std::sync::OnceLock;
+
+/// The device that the tests run on: a GPU, unless `QCONV_CUDA_TESTS` is `stand-in` or there is none; then the stand-in. `None`:
+/// neither, which a line on standard error has told.
+pub(super) fn cuda() -> Option<Cuda> {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    let there = *THERE.get_or_init(|| {
+        let stand_in = std::env::var("QCONV_CUDA_TESTS").is_ok_and(|v| v == "stand-in");
+        if !stand_in && Cuda::new(Options::default()).is_ok() {
+            return true;
+        }
+        let Some(folder) = qconv_stand_in::folder() else { return false };
+        let path = std::ffi::CString::new(folder.join("libcuda.so").into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: the library was just built for this; it is never closed. When the driver's library is looked for afterwards,
+        // the loader finds this one by its name.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+        if handle.is_null() {
+            // SAFETY: an error is pending, and its text ends with a zero.
+            let why = unsafe { std::ffi::CStr::from_ptr(libc::dlerror()) };
+            panic!("the stand-in was not loaded: {}", why.to_string_lossy());
+        }
+        true
+    });
+    there.then(|| {
+        let opened = Cuda::new(Options::default());
+        opened.expect("a driver without a device is in the way: set QCONV_CUDA_TESTS=stand-in, or fix it")
+    })
+}
+
+/// The oracle: the CPU backend with f32 activations.
+pub(super) fn oracle() -> Cpu {
+    let options = cpu::Options { threads: Some(1), activations: cpu::Activations::Exact, ..cpu::Options::default() };
+    Cpu::new(options).unwrap()
+}
+
+/// Pseudo-random numbers (xorshift64*), so that failures come again.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// `n` floats between -1 and 1.
+    pub fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+    }
+}
+
+/// A buffer with these floats and `spare` zeroes behind them.
+pub(super) fn filled<B: Backend>(backend: &B, floats: &[f32], spare: usize) -> B::Buffer {
+    let mut buffer = backend.buffer(floats.len() + spare).unwrap();
+    backend.write(floats, &mut buffer).unwrap();
+    buffer
+}
+
+/// The first `len` floats of a buffer.
+pub(super) fn contents<B: Backend>(backend: &B, buffer: &B::Buffer, len: usize) -> Vec<f32> {
+    let mut out = vec![f32::NAN; len];
+    backend.read(buffer, &mut out).unwrap();
+    out
+}
+
+/// A weight of one dimension.
+pub(super) fn vector<B: Backend>(backend: &B, floats: &[f32]) -> B::Weight {
+    let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
+    backend.weight(QTensor::new(&block::F32, Shape::new(&[floats.len()]).unwrap(), bytes).unwrap()).unwrap()
+}
+
+/// Both results agree within `allowed` times the largest magnitude (0.01 at least: below that, what is left of tails of exponentials
+/// is noise).
+#[track_caller]
+pub(super) fn agree(got: &[f32], want: &[f32], allowed: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let largest = want.iter().fold(1e-2f32, |m, w| m.max(w.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= allowed * largest, "{what}: {g} instead of {w} at {i} (largest {largest})");
+    }
+}

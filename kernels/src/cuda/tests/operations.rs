@@ -1,0 +1,109 @@
+//! The simple operations.
+
+use super::*;
+use crate::RopeStyle;
+
+/// Runs the same operation on both backends and compares what it leaves.
+fn both(
+    allowed: f32,
+    what: &str,
+    cuda: impl FnOnce(&Cuda, &mut Vec<f32>),
+    cpu: impl FnOnce(&Cpu, &mut Vec<f32>),
+) -> bool {
+    let Some(device) = super::cuda() else { return false };
+    let (mut got, mut want) = (Vec::new(), Vec::new());
+    cuda(&device, &mut got);
+    cpu(&oracle(), &mut want);
+    agree(&got, &want, allowed, what);
+    true
+}
+
+/// The same block for each backend: closures are generic over nothing, macros are.
+macro_rules! both {
+    ($allowed:expr, $what:expr, |$backend:ident| $body:expr) => {
+        both($allowed, $what, |$backend, out| *out = $body, |$backend, out| *out = $body)
+    };
+}
+
+#[test]
+fn norms() {
+    let mut random = Random::new(1);
+    for (rows, cols) in [(1, 1), (3, 37), (2, 256), (5, 1000)] {
+        let (x, w, b) = (random.floats(rows * cols), random.floats(cols), random.floats(cols));
+        for norm in [Norm::Rms, Norm::Layer] {
+            for bias in [false, true] {
+                both!(2e-6, &format!("{norm:?} ({rows}, {cols}) bias {bias}"), |backend| {
+                    let (w, b) = (vector(backend, &w), vector(backend, &b));
+                    let mut out = filled(backend, &vec![7.0; rows * cols + 3], 0);
+                    let x = filled(backend, &x, 1);
+                    backend.norm(norm, 1e-5, &w, bias.then_some(&b), &x, &mut out, rows, cols).unwrap();
+                    contents(backend, &out, rows * cols + 3)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn rope() {
+    let mut random = Random::new(2);
+    for style in [RopeStyle::Interleaved, RopeStyle::Neox] {
+        for (n, heads, dim, pairs, start) in [(1, 3, 8, 4, 0), (5, 2, 10, 3, 131_000), (3, 7, 64, 32, 1000)] {
+            let frequencies = (0..pairs).map(|i| 10000f32.powf(-(i as f32) / pairs as f32)).collect();
+            let rope = Rope { style, frequencies, magnitude: 1.25 };
+            let x = random.floats(n * heads * dim);
+            both!(2e-6, &format!("{style:?} {n} {heads} {dim} {pairs} {start}"), |backend| {
+                let mut x = filled(backend, &x, 0);
+                backend.rope(&rope, &mut x, n, heads, dim, start).unwrap();
+                contents(backend, &x, n * heads * dim)
+            });
+        }
+    }
+}
+
+#[test]
+fn elements() {
+    let mut random = Random::new(3);
+    for len in [1, 255, 1025] {
+        let x: Vec<f32> = random.floats(len).iter().map(|v| v * 12.0).collect();
+        let y = random.floats(len);
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu] {
+            both!(2e-6, &format!("gate {activation:?} {len}"), |backend| {
+                let (mut x, y) = (filled(backend, &x, 2), filled(backend, &y, 0));
+                backend.gate(activation, &mut x, &y, len).unwrap();
+                contents(backend, &x, len + 2)
+            });
+            both!(2e-6, &format!("{activation:?} {len}"), |backend| {
+                let mut x = filled(backend, &x, 2);
+                backend.activate(activation, &mut x, len).unwrap();
+                contents(backend, &x, len + 2)
+            });
+        }
+        both!(1e-6, &format!("add, scale, cap {len}"), |backend| {
+            let (mut x, y) = (filled(backend, &x, 2), filled(backend, &y, 0));
+            backend.add(&mut x, &y, len).unwrap();
+            backend.scale(&mut x, -1.5, len).unwrap();
+            backend.soft_cap(&mut x, 7.0, len).unwrap();
+            contents(backend, &x, len + 2)
+        });
+    }
+}
+
+#[test]
+fn rows() {
+    let mut random = Random::new(4);
+    for cols in [1, 37, 600] {
+        let (x, y) = (random.floats(9 * cols), random.floats(4 * cols));
+        for rows in [[3, 4, 5, 6], [8, 0, 3, 3]] {
+            both!(1e-6, &format!("gather and scatter {rows:?} {cols}"), |backend| {
+                let x = filled(backend, &x, 0);
+                let mut picked = backend.buffer(4 * cols).unwrap();
+                backend.gather(&x, &rows, cols, &mut picked).unwrap();
+                let mut out = filled(backend, &vec![0.5; 9 * cols], 0);
+                let y = filled(backend, &y, 0);
+                backend.scatter_add(&y, &rows, &[0.5, -1.0, 2.0, 0.25], cols, &mut out).unwrap();
+                [contents(backend, &picked, 4 * cols), contents(backend, &out, 9 * cols)].concat()
+            });
+        }
+    }
+}
