@@ -3,6 +3,7 @@
 //! Everything that can be listed is a list: [`arch::ALL`], [`method::ALL`], [`qconv_formats::block::ALL`]. Command-line
 //! choices, help, reports and tests iterate those lists.
 
+mod algebra;
 pub mod arch;
 pub mod backend;
 pub mod calibrate;

@@ -60,6 +60,8 @@ enum Source {
     Stored { parts: Vec<Part>, change: Change },
     /// Computed from the configuration.
     Computed(Vec<f32>),
+    /// Put in place of what the source has.
+    Replaced(Vec<f32>),
 }
 
 impl ModelTensor {
@@ -177,6 +179,17 @@ impl Model {
         (arch.plan)(&Keys { arch: arch.name, metadata: &self.metadata, file: &self.path })
     }
 
+    /// Puts other weights in place of a tensor's: `(rows, cols)`, held in F32 from now on.
+    ///
+    /// # Panics
+    /// If there is no such tensor, or it has another number of weights.
+    pub fn replace(&mut self, name: &str, weights: Vec<f32>) {
+        let tensor = self.tensors.iter_mut().find(|t| t.name == name).expect("the caller took it from here");
+        assert_eq!(weights.len(), tensor.shape.len(), "{name}");
+        tensor.source = Source::Replaced(weights);
+        tensor.format = &block::F32;
+    }
+
     /// A tensor in packed form. Shares the mapped file's bytes unless a fix-up has to change them.
     pub fn packed(&self, tensor: &ModelTensor) -> Result<QTensor> {
         match (&tensor.source, &self.origin) {
@@ -220,7 +233,9 @@ impl Model {
                 dequantize(&gguf.bytes(info)[first * row_bytes..(first + n) * row_bytes], out);
             }
             (Source::Stored { parts, change }, _) => part::rows(&tensor.shape, parts, *change, first, out),
-            (Source::Computed(values), _) => out.copy_from_slice(&values[first * cols..(first + n) * cols]),
+            (Source::Computed(values) | Source::Replaced(values), _) => {
+                out.copy_from_slice(&values[first * cols..(first + n) * cols])
+            }
             (Source::Gguf(_), Origin::Checkpoint(_)) => unreachable!("GGUF tensors come from GGUF files"),
         }
         Ok(())

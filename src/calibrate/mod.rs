@@ -4,19 +4,21 @@
 //! not used, and the first token of each chunk is replaced by BOS where the model's texts begin with one.
 
 mod collect;
+mod hessian;
 mod statistics;
 mod text;
 
 pub use collect::Collector;
+pub use hessian::Hessian;
 pub use statistics::{TensorStatistics, statistics};
-pub use text::{Collected, Request, collect};
+pub use text::{Calibration, Collected, Request, collect};
 
 use crate::engine::{Engine, Observer, SessionOptions};
 use crate::error::caller;
 use qconv_kernels::Backend;
 use std::ops::Range;
 
-/// Which part of a text is used, and how.
+/// Which part of a text is used.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Tokens of a chunk.
@@ -25,16 +27,12 @@ pub struct Options {
     pub skip: usize,
     /// At most so many chunks.
     pub chunks: Option<usize>,
-    /// Put in place of each chunk's first token.
-    pub bos: Option<u32>,
-    /// Show the inputs of the output matrix too.
-    pub output: bool,
 }
 
 impl Options {
     /// The chunks of a text of `count` tokens. Errors, the caller's: a text too short, nothing to do.
     pub fn chunks(&self, count: usize) -> anyhow::Result<Vec<Range<usize>>> {
-        let Options { ctx, skip, chunks, .. } = *self;
+        let Options { ctx, skip, chunks } = *self;
         if ctx == 0 || chunks == Some(0) {
             return Err(caller("--ctx and --chunks must be 1 or more: nothing would be seen"));
         }
@@ -50,28 +48,21 @@ impl Options {
     }
 }
 
-/// Runs the chunks of a text. `progress` is told the chunks done and all of them. Returns their number.
+/// Runs the chunks of a text. `progress` is told how many are done.
 pub fn run<B: Backend>(
     engine: &Engine<'_, B>,
-    tokens: &[u32],
-    options: &Options,
+    calibration: &Calibration,
     observer: &mut dyn Observer,
-    mut progress: impl FnMut(usize, usize),
-) -> anyhow::Result<usize> {
-    let chunks = options.chunks(tokens.len())?;
-    let mut session = engine.session(SessionOptions::new(options.ctx))?;
-    let mut chunk_tokens = Vec::with_capacity(options.ctx);
-    for (i, chunk) in chunks.iter().enumerate() {
-        chunk_tokens.clear();
-        chunk_tokens.extend_from_slice(&tokens[chunk.clone()]);
-        if let Some(bos) = options.bos {
-            chunk_tokens[0] = bos;
-        }
+    output: bool,
+    mut progress: impl FnMut(usize),
+) -> anyhow::Result<()> {
+    let mut session = engine.session(SessionOptions::new(calibration.ctx))?;
+    for (i, chunk) in calibration.chunks.iter().enumerate() {
         session.truncate(0);
-        session.feed_observed(&chunk_tokens, observer, options.output)?;
-        progress(i + 1, chunks.len());
+        session.feed_observed(chunk, observer, output)?;
+        progress(i + 1);
     }
-    Ok(chunks.len())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -80,7 +71,7 @@ mod tests {
 
     #[test]
     fn chunks_are_whole() {
-        let plain = Options { ctx: 8, skip: 0, chunks: None, bos: None, output: false };
+        let plain = Options { ctx: 8, skip: 0, chunks: None };
         assert_eq!(plain.chunks(23).unwrap(), [0..8, 8..16]);
         assert_eq!(Options { skip: 1, ..plain }.chunks(23).unwrap(), std::slice::from_ref(&(8..16)));
         assert_eq!(Options { chunks: Some(1), ..plain }.chunks(24).unwrap(), std::slice::from_ref(&(0..8)));

@@ -1,8 +1,8 @@
-//! From a text to an importance matrix, in one call.
+//! A text in chunks of tokens, ready to run through a model.
 
 use super::{Collector, Options, run};
 use crate::backend::{self, BackendArgs, Task};
-use crate::engine::Engine;
+use crate::engine::{Engine, Observer};
 use crate::eval;
 use crate::model::Model;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -10,13 +10,13 @@ use crate::ui::Ui;
 use anyhow::Result;
 use qconv_formats::imatrix::Imatrix;
 use qconv_kernels::Backend;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Tokens of a chunk where the caller does not say, and the model was trained on as many.
 const CTX: usize = 512;
 
-/// What is to be collected.
+/// Which text is used, and how.
 pub struct Request<'a> {
     /// The text.
     pub file: &'a Path,
@@ -26,10 +26,21 @@ pub struct Request<'a> {
     pub chunks: Option<usize>,
     /// Chunks at the beginning that are passed over.
     pub skip: usize,
-    /// The output matrix too, if there is one.
-    pub output: bool,
     /// Control tokens in the text are taken for what they are.
     pub parse_special: bool,
+    /// Where to compute.
+    pub computing: BackendArgs,
+}
+
+/// A text in chunks of tokens.
+#[derive(Debug, Clone)]
+pub struct Calibration {
+    /// The text's file.
+    pub file: PathBuf,
+    /// Tokens of a chunk.
+    pub ctx: usize,
+    /// The chunks, each of `ctx` tokens, its first one replaced by BOS where the model's texts begin with one.
+    pub chunks: Vec<Vec<u32>>,
     /// Where to compute.
     pub computing: BackendArgs,
 }
@@ -48,33 +59,11 @@ pub struct Collected {
     pub seconds: f64,
 }
 
-/// Runs a text through a model and sums up. Whatever is odd is warned about before the work begins, and refused under
-/// `--strict`.
-pub fn collect(model: &Model, request: &Request, ui: &Ui) -> Result<Collected> {
-    backend::with(request.computing, Job { model, request, ui })
-}
-
-struct Job<'a> {
-    model: &'a Model,
-    request: &'a Request<'a>,
-    ui: &'a Ui,
-}
-
-impl Task for Job<'_> {
-    type Output = Collected;
-
-    fn run<B: Backend>(self, backend: &B) -> Result<Collected> {
-        let Job { model, request, ui } = self;
-        let started = Instant::now();
-        let mut warnings = Vec::new();
-        let engine = Engine::load(backend, model, &mut warnings)?;
-        warnings.into_iter().for_each(|w| ui.warn(w));
-        let mut output = request.output;
-        if output && model.tensor("output.weight").is_none() {
-            ui.warn("--process-output has no effect: the embeddings serve as output, and they have no entry");
-            output = false;
-        }
-        let trained = engine.plan().context;
+impl Calibration {
+    /// Cuts a text for a model. Warns of chunks that are longer than what the model was trained on. Errors, the caller's: a
+    /// text too short; the model's: no tokenizer.
+    pub fn read(model: &Model, request: &Request<'_>, ui: &Ui) -> Result<Self> {
+        let trained = model.plan()?.context;
         let ctx = request.ctx.unwrap_or(CTX.min(trained));
         if ctx > trained {
             ui.warn(format!("the model was trained on {trained} positions; chunks of {ctx} go beyond"));
@@ -82,25 +71,65 @@ impl Task for Job<'_> {
         model.require_tokenizer()?;
         let tokenizer = Tokenizer::from_metadata(model.metadata(), model.path())?;
         tokenizer.warnings().iter().for_each(|w| ui.warn(w));
-        ui.refuse_warnings()?;
         let text = eval::read_text(request.file)?;
         let tokens = if request.parse_special {
             tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })
         } else {
             eval::tokens(&tokenizer, &text)
         };
+        let options = Options { ctx, skip: request.skip, chunks: request.chunks };
         let bos = eval::bos(&tokenizer);
-        let options = Options { ctx, skip: request.skip, chunks: request.chunks, bos, output };
-        let mut collector = Collector::new(engine.plan(), output);
-        let bar = ui.steps_bar(0);
-        bar.set_message("calibration");
-        let chunks = run(&engine, &tokens, &options, &mut collector, |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
-        let matrix = collector.finish(&request.file.display().to_string(), ctx, model.path())?;
-        let seconds = started.elapsed().as_secs_f64();
-        Ok(Collected { matrix, chunks, ctx, backend: backend.name(), seconds })
+        let chunks = options.chunks(tokens.len())?.into_iter().map(|range| {
+            let mut chunk = tokens[range].to_vec();
+            chunk[0] = bos.unwrap_or(chunk[0]);
+            chunk
+        });
+        let chunks = chunks.collect();
+        Ok(Calibration { file: request.file.to_owned(), ctx, chunks, computing: request.computing })
     }
+
+    /// Runs the text through a model and shows `observer` what goes into its matrices; with `output` also into the output
+    /// matrix, of every token. Returns what it ran on.
+    pub fn observe(&self, model: &Model, observer: &mut dyn Observer, output: bool, ui: &Ui) -> Result<String> {
+        backend::with(self.computing, Job { calibration: self, model, observer, output, ui })
+    }
+}
+
+struct Job<'a> {
+    calibration: &'a Calibration,
+    model: &'a Model,
+    observer: &'a mut dyn Observer,
+    output: bool,
+    ui: &'a Ui,
+}
+
+impl Task for Job<'_> {
+    type Output = String;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<String> {
+        let mut warnings = Vec::new();
+        let engine = Engine::load(backend, self.model, &mut warnings)?;
+        warnings.into_iter().for_each(|w| self.ui.warn(w));
+        self.ui.refuse_warnings()?;
+        let bar = self.ui.steps_bar(self.calibration.chunks.len() as u64);
+        bar.set_message("calibration");
+        run(&engine, self.calibration, self.observer, self.output, |done| bar.set_position(done as u64))?;
+        bar.finish_and_clear();
+        Ok(backend.name())
+    }
+}
+
+/// Runs a text through a model and sums up the squares of all inputs; with `output` also those of the output matrix, if
+/// there is one. Whatever is odd is warned about before the work begins, and refused under `--strict`.
+pub fn collect(model: &Model, calibration: &Calibration, output: bool, ui: &Ui) -> Result<Collected> {
+    let started = Instant::now();
+    let wanted = output && model.tensor("output.weight").is_some();
+    if output && !wanted {
+        ui.warn("--process-output has no effect: the embeddings serve as output, and they have no entry");
+    }
+    let mut collector = Collector::new(&model.plan()?, wanted);
+    let backend = calibration.observe(model, &mut collector, wanted, ui)?;
+    let matrix = collector.finish(&calibration.file.display().to_string(), calibration.ctx, model.path())?;
+    let (chunks, ctx) = (calibration.chunks.len(), calibration.ctx);
+    Ok(Collected { matrix, chunks, ctx, backend, seconds: started.elapsed().as_secs_f64() })
 }

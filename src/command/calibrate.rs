@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::backend::BackendArgs;
-use crate::calibrate::{self, Collected, Request};
+use crate::calibrate::{self, Calibration, Collected, Request};
 use crate::model::Model;
 use crate::output::{self, OutputFile};
 use crate::ui::{self, Ui};
@@ -79,11 +79,13 @@ impl Run for Calibrate {
             ctx: self.ctx,
             chunks: self.chunks,
             skip: self.skip_chunks,
-            output: self.process_output,
             parse_special: self.parse_special,
             computing: self.backend,
         };
-        let Collected { matrix, chunks, ctx, backend, seconds } = calibrate::collect(&model, &request, ui)?;
+        let Collected { matrix, chunks, ctx, backend, seconds } = {
+            let text = Calibration::read(&model, &request, ui)?;
+            calibrate::collect(&model, &text, self.process_output, ui)?
+        };
         warn(&matrix, ui);
         save(&matrix, &self.output, self.force, ui)?;
         let seen = chunks * ctx;

@@ -2,11 +2,11 @@
 
 use super::Run;
 use super::bench::StyleArgs;
-use super::convert::{ImportanceArgs, parse_method, parse_mix};
+use super::convert::{ImportanceArgs, parse_mix};
 use crate::backend::BackendArgs;
 use crate::compare::{Row, Study, study};
 use crate::error::caller;
-use crate::method::Method;
+use crate::method::Methods;
 use crate::recipe::Mix;
 use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
@@ -39,8 +39,8 @@ pub struct Compare {
     types: Vec<&'static Mix>,
 
     /// The methods to compare, for every type
-    #[arg(long, value_delimiter = ',', value_parser = parse_method, default_value = "rtn")]
-    methods: Vec<&'static Method>,
+    #[arg(long, value_delimiter = ',', value_parser = Methods::parse, default_value = "rtn")]
+    methods: Vec<Methods>,
 
     /// Tokens of a window [default: 512, or the model's context if that is smaller]
     #[arg(short, long, value_name = "N")]
@@ -88,7 +88,9 @@ impl Run for Compare {
         };
         let model = crate::model::Model::open(&self.source, &mut Vec::new())?;
         let context = model.plan()?.context;
-        let importance = self.importance.open(&model, self.computing, ui)?;
+        let calibration = self.importance.text(&model, self.computing, ui)?;
+        self.methods.iter().try_for_each(|m| m.check_text(calibration.is_some()))?;
+        let importance = self.importance.open(&model, calibration.as_ref(), ui)?;
         drop(model);
         if let Some(ctx) = self.ctx.filter(|&c| c > context) {
             return Err(caller(format!("--ctx {ctx}: the model was trained on {context} positions")));
@@ -98,6 +100,7 @@ impl Run for Compare {
             source: &self.source,
             mixes: &self.types,
             importance: importance.as_ref(),
+            calibration: calibration.as_ref(),
             methods: &self.methods,
             text: &text,
             ctx: self.ctx.unwrap_or(512.min(context)),

@@ -7,7 +7,7 @@ mod naming;
 mod recipe;
 mod report;
 
-pub use choices::{Choices, parse_method, parse_mix};
+pub use choices::{Choices, parse_mix};
 pub use importance::ImportanceArgs;
 
 use super::Run;
@@ -16,6 +16,7 @@ use crate::backend::BackendArgs;
 use crate::convert::{self, Layout, Plan, Request};
 use crate::engine::memory;
 use crate::error::caller;
+use crate::method::Needs;
 use crate::model::Model;
 use crate::output;
 use crate::provenance::{self, Record};
@@ -125,20 +126,30 @@ impl Run for Convert {
 
         let (mut options, edits) = (self.choices.options()?, self.choices.edits(record.folder.clone()));
         let mut warnings = Vec::new();
-        let model = Model::open(&self.source, &mut warnings)?;
+        let mut model = Model::open(&self.source, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));
+        let methods = &self.choices.method;
         let calibrate = self.choices.importance.calibration.is_some();
         if calibrate && self.part.is_some() {
             let how = "collect the importance matrix once with `qconv calibrate` and give it to all by --imatrix";
             return Err(caller(format!("--part does not go with --calibration: {how}")));
         }
-        // What is only planned is not calibrated.
+        methods.check_text(calibrate)?;
+        // What is only planned is neither calibrated nor changed.
         let computing = BackendArgs { threads: self.threads.map(|n| n.get().min(1024) as u16), ..BackendArgs::default() };
-        let importance = match calibrate && self.dry_run {
-            true => None,
-            false => self.choices.importance.open(&model, computing, ui)?,
-        };
-        options.has_imatrix = importance.is_some() || calibrate && self.dry_run;
+        let text = if self.dry_run { None } else { self.choices.importance.text(&model, computing, ui)? };
+        options.has_imatrix = calibrate || self.choices.importance.imatrix.is_some();
+        if !methods.transforms().is_empty() && !self.dry_run {
+            if let Some(file) = &self.choices.importance.imatrix {
+                let what = "weighs columns of the model as it was, and transforms change them: use --calibration TEXT";
+                return Err(caller(format!("--method {}: {} {what}", methods.name(), file.display())));
+            }
+            convert::transform(&mut model, methods, (self.choices.mix()?, &options, &edits), text.as_ref(), ui)?;
+        }
+        // Who sees whole Hessians needs no diagonal of them.
+        let weigh = methods.quantizer().needs == Needs::Nothing && (text.is_some() || !calibrate);
+        let importance = if weigh { self.choices.importance.open(&model, text.as_ref(), ui)? } else { None };
+        options.has_imatrix = importance.is_some() || calibrate && (self.dry_run || !weigh);
         let mut plan = Plan::new(&model, self.choices.mix()?, &options, &edits, self.choices.allow_requantize, ui)?;
         if let Some(importance) = &importance {
             plan.weigh(&model, importance, ui)?;
@@ -154,14 +165,14 @@ impl Run for Convert {
         }
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let request = Request {
-            method: self.choices.method,
+            calibration: text.as_ref(),
             extent: self.splitting.extent(self.part),
             record: (!self.plain).then_some(record),
             force: self.force,
             verify: !self.no_verify,
             resume: self.resume,
             if_changed: self.if_changed,
-            ..Request::new(&model, &plan, &edits, &output)
+            ..Request::new(&model, &plan, &edits, methods, &output)
         };
         let summary = convert::convert(&request, ui)?;
         if let Some(path) = &self.depfile {

@@ -66,7 +66,10 @@ impl Run for Verify {
         ui::use_threads(self.threads)?;
         let source = self.against.as_ref().map(|path| Model::open(path, &mut Vec::new())).transpose()?;
         let importance = match &source {
-            Some(source) => self.importance.open(source, BackendArgs::default(), ui)?,
+            Some(source) => {
+                let text = self.importance.text(source, BackendArgs::default(), ui)?;
+                self.importance.open(source, text.as_ref(), ui)?
+            }
             None if self.importance.data().is_some() => {
                 return Err(caller("--imatrix and --calibration go with --against, which quantizes again"));
             }

@@ -1,10 +1,11 @@
 //! The whole study of a model: convert it to several types, prove each file, run each, and put the figures side by side.
 
 use crate::backend::{self, BackendArgs, Task};
+use crate::calibrate::{self, Calibration};
 use crate::convert::{self, Edits, Importance, Plan, Request};
 use crate::engine::Engine;
 use crate::eval;
-use crate::method::{self, Method};
+use crate::method::{Methods, Needs};
 use crate::model::Model;
 use crate::recipe::{self, Mix};
 use crate::tokenizer::Tokenizer;
@@ -23,9 +24,11 @@ pub struct Study<'a> {
     /// The types.
     pub mixes: &'a [&'static Mix],
     /// How weights are quantized.
-    pub methods: &'a [&'static Method],
+    pub methods: &'a [Methods],
     /// The importance matrix.
     pub importance: Option<&'a Importance>,
+    /// The text that it was collected from in this run.
+    pub calibration: Option<&'a Calibration>,
     /// The text on which perplexity is measured.
     pub text: &'a str,
     /// Tokens of a window.
@@ -48,7 +51,7 @@ pub struct Row {
     pub mix: String,
     /// How its codes were picked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<&'static str>,
+    pub method: Option<String>,
     /// The file, or the original.
     pub file: PathBuf,
     /// Tensor data per weight.
@@ -79,8 +82,8 @@ pub struct Row {
 impl Row {
     /// The type, with the method where that is not the default.
     pub fn label(&self) -> String {
-        match self.method {
-            Some(method) if method != method::ALL[0].name => format!("{} {method}", self.mix),
+        match &self.method {
+            Some(method) if *method != Methods::default().name() => format!("{} {method}", self.mix),
             _ => self.mix.clone(),
         }
     }
@@ -113,7 +116,7 @@ impl<F: FnMut(&Row)> Task for Work<'_, F> {
 
         let mut rows = vec![self.original(&model, &original, &tokens, bos)?];
         (self.done)(&rows[0]);
-        for (mix, method) in mixes.iter().flat_map(|mix| methods.iter().map(move |method| (mix, *method))) {
+        for (mix, method) in mixes.iter().flat_map(|mix| methods.iter().map(move |method| (mix, method))) {
             let row =
                 self.variant(&model, &original, (mix, method), &tokens, bos, backend).with_context(|| mix.name)?;
             if let Some(row) = row {
@@ -174,30 +177,44 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         &self,
         model: &Model,
         original: &Engine<B>,
-        (mix, method): (&'static Mix, &'static Method),
+        (mix, methods): (&'static Mix, &Methods),
         tokens: &[u32],
         bos: Option<u32>,
         backend: &B,
     ) -> Result<Option<Row>> {
-        let options = recipe::Options { has_imatrix: self.study.importance.is_some(), ..recipe::Options::default() };
-        let mut plan = Plan::new(model, mix, &options, &Edits::default(), false, self.ui)?;
-        if let Some(importance) = self.study.importance {
+        let Study { importance, calibration, .. } = *self.study;
+        let (options, edits) =
+            (recipe::Options { has_imatrix: importance.is_some(), ..recipe::Options::default() }, Edits::default());
+        // Transforms change a model of their own, and what goes into its matrices.
+        let (mut changed, mut anew) = (None, None);
+        if !methods.transforms().is_empty() {
+            let mut own = Model::open(self.study.source, &mut Vec::new())?;
+            convert::transform(&mut own, methods, (mix, &options, &edits), calibration, self.ui)?;
+            if let Some(text) = calibration {
+                let found = calibrate::collect(&own, text, false, self.ui)?;
+                anew = Some(Importance::collected(&found.matrix, &text.file, &[], &[])?);
+            }
+            changed = Some(own);
+        }
+        let model = changed.as_ref().unwrap_or(model);
+        let importance = anew.as_ref().or(importance).filter(|_| methods.quantizer().needs == Needs::Nothing);
+        let mut plan = Plan::new(model, mix, &options, &edits, false, self.ui)?;
+        if let Some(importance) = importance {
             plan.weigh(model, importance, self.ui)?;
         }
-        if let Some(why) = plan.tensors.iter().find_map(|p| (method.suits)(p.format).err()) {
-            self.ui.warn(format!("{} by {} is left out: {why}", mix.name, method.name));
+        if let Some(why) = plan.tensors.iter().find_map(|p| methods.suits(p.format).err()) {
+            self.ui.warn(format!("{} by {} is left out: {why}", mix.name, methods.name()));
             return Ok(None);
         }
         // Files of several methods have the same name.
         let several = self.study.methods.len() > 1;
-        let output = self.study.folder.join(if several { method.name } else { "" }).join("");
+        let output = self.study.folder.join(if several { methods.name() } else { String::new() }).join("");
         std::fs::create_dir_all(&output).map_err(qconv_formats::Error::io(&output))?;
-        let edits = Edits::default();
-        let request = Request { method, force: true, ..Request::new(model, &plan, &edits, &output) };
+        let request = Request { calibration, force: true, ..Request::new(model, &plan, &edits, methods, &output) };
         let summary = convert::convert(&request, self.ui)?;
         let (gguf, mut findings) = verify::structure(&summary.output)?;
         if let Some(gguf) = &gguf {
-            verify::against(gguf, model, self.study.importance, &mut findings, |_| {})?;
+            verify::against(gguf, model, importance, &mut findings, |_| {})?;
         }
 
         let mut warnings = Vec::new();
@@ -208,7 +225,7 @@ impl<F: FnMut(&Row)> Work<'_, F> {
         let change = quality.divergence.as_ref().map(|d| (d.perplexity_ratio - 1.0) * 100.0);
         let mut row = Row {
             mix: mix.name.to_owned(),
-            method: Some(method.name),
+            method: Some(methods.name()),
             file: summary.output,
             bits_per_weight: summary.bits_per_weight,
             bytes: summary.bytes,

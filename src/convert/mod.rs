@@ -24,10 +24,12 @@ pub use metadata::{output_metadata, output_name};
 pub use plan::{Plan, Planned};
 pub use split::Split;
 
-use crate::method::{self, Method};
+use crate::calibrate::Calibration;
+use crate::method::{Methods, Tools};
 use crate::model::{Model, Origin};
 use crate::output::{self, OutputSet, Start};
 use crate::provenance::{Record, TensorHashes};
+use crate::recipe::{self, Mix};
 use crate::ui::Ui;
 use anyhow::Result;
 use journal::Journal;
@@ -44,8 +46,10 @@ pub struct Request<'a> {
     pub plan: &'a Plan<'a>,
     /// What is changed in its metadata; the plan was made with the same.
     pub edits: &'a Edits,
-    /// How weights are quantized.
-    pub method: &'static Method,
+    /// How weights are quantized. Transforms are done already ([`Methods::transform`]): the model is what they made of it.
+    pub methods: &'a Methods,
+    /// The text that methods need.
+    pub calibration: Option<&'a Calibration>,
     /// A file, or a folder in which the file gets its conventional name.
     pub output: &'a Path,
     /// All of the model in one file, or otherwise.
@@ -63,12 +67,12 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A conversion into one file, with round-to-nearest, that records nothing, replaces nothing and is verified.
-    pub fn new(model: &'a Model, plan: &'a Plan<'a>, edits: &'a Edits, output: &'a Path) -> Self {
+    /// A conversion into one file that records nothing, replaces nothing and is verified.
+    pub fn new(model: &'a Model, plan: &'a Plan<'a>, edits: &'a Edits, methods: &'a Methods, output: &'a Path) -> Self {
         let (extent, force, verify) = (Extent::Whole, false, true);
         let (resume, if_changed) = (false, false);
-        let (method, record) = (method::ALL[0], None);
-        Request { model, plan, edits, method, output, extent, record, force, verify, resume, if_changed }
+        let (calibration, record) = (None, None);
+        Request { model, plan, edits, methods, calibration, output, extent, record, force, verify, resume, if_changed }
     }
 }
 
@@ -109,14 +113,29 @@ pub struct Summary {
     pub resumed: usize,
 }
 
+/// Applies the transforms of a run to a model, before it is planned.
+pub fn transform(
+    model: &mut Model,
+    methods: &Methods,
+    (mix, options, edits): (&'static Mix, &recipe::Options, &Edits),
+    calibration: Option<&Calibration>,
+    ui: &Ui,
+) -> Result<()> {
+    if methods.transforms().is_empty() {
+        return Ok(());
+    }
+    let formats = Plan::formats(model, mix, options, edits)?;
+    methods.transform(model, &Tools { calibration, formats: &formats, quantizer: methods.quantizer(), ui })
+}
+
 /// Converts. On any error nothing is left at the destination.
 pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let started = Instant::now();
     let Request { model, plan, .. } = request;
     for planned in &plan.tensors {
-        (request.method.suits)(planned.format).map_err(|why| {
-            let (method, format) = (request.method.name, planned.format.name);
-            crate::error::caller(format!("--method {method}: tensor {} becomes {format}, but {why}", planned.name))
+        request.methods.suits(planned.format).map_err(|why| {
+            let format = planned.format.name;
+            crate::error::caller(format!("--method: tensor {} becomes {format}, but {why}", planned.name))
         })?;
     }
     let metadata = output_metadata(model, plan, request.edits, ui)?;

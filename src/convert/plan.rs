@@ -8,6 +8,7 @@ use crate::ui::Ui;
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
 use qconv_formats::gguf::{Metadata, TensorEntry};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A whole conversion, tensor by tensor, in the order of the output.
@@ -50,21 +51,9 @@ impl<'a> Plan<'a> {
         allow_requantize: bool,
         ui: &Ui,
     ) -> Result<Self> {
-        let renamed = |t: &'a ModelTensor| edits.prune.rename(&t.name).map(|name| (t, name.into_owned()));
-        let mut order: Vec<(&ModelTensor, String)> = model.tensors().iter().filter_map(renamed).collect();
-        order.sort_by(|a, b| recipe::canonical_order(&a.1, &b.1));
-        let descriptions: Vec<TensorDesc> =
-            order.iter().map(|(t, name)| TensorDesc { name, shape: &t.shape, format: t.format }).collect();
-        // As llama-quantize does: keys that are set count, layers that are left out do so still.
-        let mut metadata = Metadata::new();
-        let known = model.metadata().iter().filter(|(key, _)| !key.starts_with("tokenizer."));
-        known.for_each(|(key, value)| metadata.set(key, value.clone()));
-        edits.settings.iter().for_each(|s| metadata.set(s.key.as_str(), s.value.clone()));
-        let facts = ModelFacts::from_metadata(&metadata)?;
-        edits.prune.check(facts.layers)?;
-        let choices = recipe::choose(mix, &facts, &descriptions, options)?;
-        let mut tensors = Vec::with_capacity(order.len());
-        for ((tensor, name), choice) in order.into_iter().zip(choices) {
+        let chosen = choose(model, mix, options, edits)?;
+        let mut tensors = Vec::with_capacity(chosen.len());
+        for (tensor, name, choice) in chosen {
             let format = choice.format;
             if format != tensor.format {
                 check(model, tensor, format, allow_requantize)?;
@@ -84,6 +73,17 @@ impl<'a> Plan<'a> {
         rules::check(&plan, options, ui)?;
         plan.warn_of_fallbacks(ui);
         Ok(plan)
+    }
+
+    /// What each tensor of a model would become, by its name there.
+    pub fn formats(
+        model: &Model,
+        mix: &'static Mix,
+        options: &recipe::Options,
+        edits: &Edits,
+    ) -> Result<BTreeMap<String, &'static BlockFormat>> {
+        let chosen = choose(model, mix, options, edits)?;
+        Ok(chosen.into_iter().map(|(tensor, _, choice)| (tensor.name.clone(), choice.format)).collect())
     }
 
     /// What the writer lays out.
@@ -156,6 +156,29 @@ impl Planned<'_> {
     pub fn row_bytes(&self) -> usize {
         self.format.row_bytes(self.tensor.shape.cols()).expect("the recipe checked that rows are whole blocks")
     }
+}
+
+/// The tensors in the order of the output, their names there, and what the mix wants of them.
+fn choose<'a>(
+    model: &'a Model,
+    mix: &'static Mix,
+    options: &recipe::Options,
+    edits: &Edits,
+) -> Result<Vec<(&'a ModelTensor, String, recipe::Choice)>> {
+    let renamed = |t: &'a ModelTensor| edits.prune.rename(&t.name).map(|name| (t, name.into_owned()));
+    let mut order: Vec<(&ModelTensor, String)> = model.tensors().iter().filter_map(renamed).collect();
+    order.sort_by(|a, b| recipe::canonical_order(&a.1, &b.1));
+    let descriptions: Vec<TensorDesc> =
+        order.iter().map(|(t, name)| TensorDesc { name, shape: &t.shape, format: t.format }).collect();
+    // As llama-quantize does: keys that are set count, layers that are left out do so still.
+    let mut metadata = Metadata::new();
+    let known = model.metadata().iter().filter(|(key, _)| !key.starts_with("tokenizer."));
+    known.for_each(|(key, value)| metadata.set(key, value.clone()));
+    edits.settings.iter().for_each(|s| metadata.set(s.key.as_str(), s.value.clone()));
+    let facts = ModelFacts::from_metadata(&metadata)?;
+    edits.prune.check(facts.layers)?;
+    let choices = recipe::choose(mix, &facts, &descriptions, options)?;
+    Ok(order.into_iter().zip(choices).map(|((tensor, name), choice)| (tensor, name, choice)).collect())
 }
 
 /// Whether a tensor can become `format` at all.

@@ -138,7 +138,7 @@ fn convert(
         for (importance, rows) in planned.runs(slice.rows.clone()) {
             let (now, later) = floats.split_at(rows * cols);
             let (out, later_out) = packed.split_at_mut(rows * row_bytes);
-            (request.method.quantize)(planned.format, cols, now, importance, out);
+            request.methods.rows()(planned.format, cols, now, importance, out);
             (floats, packed) = (later, later_out);
         }
         if let Some(block) = (planned.format.find_nonfinite)(&scratch.packed) {

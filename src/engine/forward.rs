@@ -44,7 +44,7 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn new<B: Backend>(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> Self {
+    fn new<B: Backend>(engine: &Engine<'_, B>, n: usize, logit_rows: usize, hidden: usize) -> Self {
         let p = &engine.plan;
         let experts = p.feed.experts.map_or(0, |e| e.count);
         Lengths {
@@ -54,7 +54,7 @@ impl Lengths {
             k: n * p.kv_heads * p.key_dim,
             v: n * p.kv_heads * p.value_dim,
             context: n * p.heads * p.value_dim,
-            hidden: n * engine.hidden(),
+            hidden: n * hidden,
             router: n * experts,
             expert: n * p.width * usize::from(experts > 0),
             zero: p.width * usize::from(experts > 0),
@@ -66,7 +66,15 @@ impl Lengths {
 impl<B: Backend> Scratch<B> {
     /// For batches of up to `n` tokens.
     pub fn new(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> Result<Self> {
-        let l = Lengths::new(engine, n, logit_rows);
+        Self::allocate(engine, n, &Lengths::new(engine, n, logit_rows, engine.hidden()))
+    }
+
+    /// For batches of up to `n` tokens that never reach the logits, and hidden layers of up to `hidden`.
+    pub fn for_blocks(engine: &Engine<'_, B>, n: usize, hidden: usize) -> Result<Self> {
+        Self::allocate(engine, n, &Lengths::new(engine, n, 0, hidden))
+    }
+
+    fn allocate(engine: &Engine<'_, B>, n: usize, l: &Lengths) -> Result<Self> {
         let b = engine.backend;
         Ok(Scratch {
             x: b.buffer(l.width)?,
@@ -90,7 +98,7 @@ impl<B: Backend> Scratch<B> {
 
     /// Floats in all buffers.
     pub fn floats(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> usize {
-        let l = Lengths::new(engine, n, logit_rows);
+        let l = Lengths::new(engine, n, logit_rows, engine.hidden());
         3 * l.width + l.normed + l.q + l.k + l.v + l.context + 2 * l.hidden + l.router + l.expert + l.zero + l.logits
     }
 }
@@ -109,6 +117,26 @@ pub(super) fn batch<B: Backend>(
     stop: &dyn Fn() -> bool,
 ) -> Result<bool> {
     let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
+    embed(engine, s, tokens, start)?;
+    for (layer, block) in engine.blocks.iter().enumerate() {
+        if stop() {
+            return Ok(false);
+        }
+        let rope = ropes.map(|r| r.of(plan, layer));
+        attention_half(b, plan, block, rope, Place { layer, slot: layer, start }, cache, s, n, watch)?;
+        feed_half(b, plan, block, s, n, watch)?;
+    }
+    Ok(true)
+}
+
+/// `x` = embeddings of tokens at positions `start ..`.
+pub(super) fn embed<B: Backend>(
+    engine: &Engine<'_, B>,
+    s: &mut Scratch<B>,
+    tokens: &[u32],
+    start: usize,
+) -> Result<()> {
+    let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
     b.embed(&engine.embedding, tokens, &mut s.x)?;
     if let Some(scale) = plan.embedding_scale {
         b.scale(&mut s.x, scale, n * plan.width)?;
@@ -119,24 +147,52 @@ pub(super) fn batch<B: Backend>(
         b.embed(positions, &s.rows, &mut s.branch)?;
         b.add(&mut s.x, &s.branch, n * plan.width)?;
     }
-    for (layer, block) in engine.blocks.iter().enumerate() {
-        if stop() {
-            return Ok(false);
+    Ok(())
+}
+
+/// Which layer of the model, where its keys and values lie in the cache, and the first row's position.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub layer: usize,
+    pub slot: usize,
+    pub start: usize,
+}
+
+/// `x += attention(norm(x))`
+#[allow(clippy::too_many_arguments)] // what a session consists of
+pub(super) fn attention_half<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    block: &Block<B>,
+    rope: Option<&Rope>,
+    place: Place,
+    cache: &mut B::Cache,
+    s: &mut Scratch<B>,
+    n: usize,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
+    attention(b, plan, block, rope, place, cache, s, n, watch)?;
+    add_branch(b, plan, block.post_attention_norm.as_ref(), s, n)
+}
+
+/// `x += feed(norm(x))`
+pub(super) fn feed_half<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    block: &Block<B>,
+    s: &mut Scratch<B>,
+    n: usize,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    norm(b, plan, &block.ffn_norm, &s.x, &mut s.h, n)?;
+    match &block.feed {
+        FeedWeights::Dense(mlp) => {
+            feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n, watch)?;
         }
-        let rope = ropes.map(|r| r.of(plan, layer));
-        norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
-        attention(b, plan, block, rope, layer, cache, s, start, n, watch)?;
-        add_branch(b, plan, block.post_attention_norm.as_ref(), s, n)?;
-        norm(b, plan, &block.ffn_norm, &s.x, &mut s.h, n)?;
-        match &block.feed {
-            FeedWeights::Dense(mlp) => {
-                feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n, watch)?;
-            }
-            FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch)?,
-        }
-        add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)?;
+        FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch)?,
     }
-    Ok(true)
+    add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)
 }
 
 /// Logits of rows of the latest batch, to the host. `out`: `(rows.len(), vocabulary)`.
@@ -221,10 +277,9 @@ fn attention<B: Backend>(
     plan: &Plan,
     block: &Block<B>,
     rope: Option<&Rope>,
-    layer: usize,
+    Place { layer, slot, start }: Place,
     cache: &mut B::Cache,
     s: &mut Scratch<B>,
-    start: usize,
     n: usize,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
@@ -243,7 +298,7 @@ fn attention<B: Backend>(
         b.rope(rope, q, n, plan.heads, plan.key_dim, start)?;
         b.rope(rope, k, n, plan.kv_heads, plan.key_dim, start)?;
     }
-    b.store(cache, layer, k, v, start, n)?;
+    b.store(cache, slot, k, v, start, n)?;
     let shape = Attention {
         heads: plan.heads,
         kv_heads: plan.kv_heads,
@@ -253,6 +308,6 @@ fn attention<B: Backend>(
         window: plan.window_of(layer),
         soft_cap: plan.attention_soft_cap,
     };
-    b.attention(&shape, q, cache, layer, start, n, context)?;
+    b.attention(&shape, q, cache, slot, start, n, context)?;
     products(b, watch, context, n, [(&block.attn_output, branch)])
 }

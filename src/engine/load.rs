@@ -7,7 +7,7 @@ use crate::model::{Model, ModelTensor};
 use anyhow::Context;
 use qconv_formats::{QTensor, Shape};
 use qconv_kernels::Backend;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// See [`Engine::load`].
@@ -16,36 +16,10 @@ pub(super) fn load<'b, B: Backend>(
     model: &Model,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Engine<'b, B>> {
-    let plan = model.plan()?;
-    check(&plan, model)?;
-    let mut load = Loader { backend, model, used: HashSet::new() };
-
-    let embedding = load.required("token_embd.weight")?;
-    let [vocabulary, width] = *embedding.shape.dims() else {
-        return Err(load.shape_error(embedding, &[0, plan.width], "(vocabulary, width)"));
-    };
-    if width != plan.width {
-        return Err(load.shape_error(embedding, &[vocabulary, plan.width], "(vocabulary, width)"));
-    }
-    let embedding = load.take(embedding)?;
-    let (positions, learned_positions) = match (plan.rope.is_some(), load.find("position_embd.weight")) {
-        (_, None) if plan.rope.is_some() => (None, None),
-        (_, None) => return Err(load.missing("position_embd.weight")),
-        (_, Some(t)) => match *t.shape.dims() {
-            [n, cols] if cols == plan.width => (Some(load.take(t)?), Some(n)),
-            _ => return Err(load.shape_error(t, &[plan.context, plan.width], "(positions, width)")),
-        },
-    };
-    let blocks = (0..plan.layers).map(|i| load.block(i, &plan)).collect::<anyhow::Result<Vec<_>>>()?;
-    let output_norm = load.norm("output_norm", plan.width)?;
-    let output = load.maybe_matrix("output.weight", vocabulary, plan.width)?;
-    let output_bias = load.maybe_vector("output.bias", vocabulary)?;
-    let pairs = plan.rope.as_ref().map_or(0, |r| r.dims / 2);
-    let rope_factors = RopeFactors {
-        always: load.maybe_floats("rope_freqs.weight", pairs)?,
-        long: load.maybe_floats("rope_factors_long.weight", pairs)?,
-        short: load.maybe_floats("rope_factors_short.weight", pairs)?,
-    };
+    let none = Replaced::new();
+    let mut load = Loader { backend, model, used: HashSet::new(), replaced: &none };
+    let mut engine = load.skeleton()?;
+    engine.blocks = (0..engine.plan.layers).map(|i| load.block(i, &engine.plan)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let unused: Vec<&str> =
         model.tensors().iter().map(|t| t.name.as_str()).filter(|&n| !load.used.contains(n)).collect();
@@ -53,21 +27,43 @@ pub(super) fn load<'b, B: Backend>(
         let more = if unused.len() > 1 { format!(" and {} more", unused.len() - 1) } else { String::new() };
         warnings.push(format!("the forward pass uses neither tensor {first}{more} of {}", model.path().display()));
     }
-    let weight_bytes = model.tensors().iter().filter(|t| load.used.contains(t.name.as_str())).map(bytes).sum();
-    Ok(Engine {
-        backend,
-        plan,
-        vocabulary,
-        embedding,
-        positions,
-        learned_positions,
-        blocks,
-        output_norm,
-        output,
-        output_bias,
-        rope_factors,
-        weight_bytes,
-    })
+    engine.weight_bytes = model.tensors().iter().filter(|t| load.used.contains(t.name.as_str())).map(bytes).sum();
+    Ok(engine)
+}
+
+/// Tensors that stand in place of a model's, by name.
+pub type Replaced = HashMap<String, QTensor>;
+
+/// All but the blocks, some tensors replaced.
+pub(super) fn skeleton<'b, B: Backend>(
+    backend: &'b B,
+    model: &Model,
+    replaced: &Replaced,
+) -> anyhow::Result<Engine<'b, B>> {
+    Loader { backend, model, used: HashSet::new(), replaced }.skeleton()
+}
+
+/// One block, some tensors replaced.
+pub(super) fn block<B: Backend>(
+    backend: &B,
+    model: &Model,
+    plan: &Plan,
+    layer: usize,
+    replaced: &Replaced,
+) -> anyhow::Result<Block<B>> {
+    Loader { backend, model, used: HashSet::new(), replaced }.block(layer, plan)
+}
+
+/// The widest hidden layer of all blocks, from the shapes of what leads out of it.
+pub(super) fn widest(model: &Model, plan: &Plan) -> anyhow::Result<usize> {
+    let down = |i: usize| {
+        let names = [format!("blk.{i}.ffn_down.weight"), format!("blk.{i}.ffn_down_exps.weight")];
+        names.iter().find_map(|n| model.tensor(n)).map(|t| t.shape.cols())
+    };
+    (0..plan.layers)
+        .filter_map(down)
+        .max()
+        .ok_or_else(|| malformed(model.path(), "tensor blk.0.ffn_down.weight", "is missing; the forward pass needs it"))
 }
 
 /// Bytes of a tensor in its format.
@@ -104,13 +100,60 @@ fn check(plan: &Plan, model: &Model) -> anyhow::Result<()> {
 }
 
 /// Takes tensors by name and remembers which.
-struct Loader<'a, 'b, B> {
+struct Loader<'a, 'b, 'r, B> {
     backend: &'b B,
     model: &'a Model,
     used: HashSet<&'a str>,
+    replaced: &'r Replaced,
 }
 
-impl<'a, B: Backend> Loader<'a, '_, B> {
+impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
+    /// Everything but the blocks; the bytes of all are not counted yet.
+    fn skeleton(&mut self) -> anyhow::Result<Engine<'b, B>> {
+        let plan = self.model.plan()?;
+        check(&plan, self.model)?;
+        let embedding = self.required("token_embd.weight")?;
+        let [vocabulary, width] = *embedding.shape.dims() else {
+            return Err(self.shape_error(embedding, &[0, plan.width], "(vocabulary, width)"));
+        };
+        if width != plan.width {
+            return Err(self.shape_error(embedding, &[vocabulary, plan.width], "(vocabulary, width)"));
+        }
+        let embedding = self.take(embedding)?;
+        let (positions, learned_positions) = match (plan.rope.is_some(), self.find("position_embd.weight")) {
+            (_, None) if plan.rope.is_some() => (None, None),
+            (_, None) => return Err(self.missing("position_embd.weight")),
+            (_, Some(t)) => match *t.shape.dims() {
+                [n, cols] if cols == plan.width => (Some(self.take(t)?), Some(n)),
+                _ => return Err(self.shape_error(t, &[plan.context, plan.width], "(positions, width)")),
+            },
+        };
+        let output_norm = self.norm("output_norm", plan.width)?;
+        let output = self.maybe_matrix("output.weight", vocabulary, plan.width)?;
+        let output_bias = self.maybe_vector("output.bias", vocabulary)?;
+        let pairs = plan.rope.as_ref().map_or(0, |r| r.dims / 2);
+        let rope_factors = RopeFactors {
+            always: self.maybe_floats("rope_freqs.weight", pairs)?,
+            long: self.maybe_floats("rope_factors_long.weight", pairs)?,
+            short: self.maybe_floats("rope_factors_short.weight", pairs)?,
+        };
+
+        Ok(Engine {
+            backend: self.backend,
+            plan,
+            vocabulary,
+            embedding,
+            positions,
+            learned_positions,
+            blocks: Vec::new(),
+            output_norm,
+            output,
+            output_bias,
+            rope_factors,
+            weight_bytes: 0,
+        })
+    }
+
     fn find(&mut self, name: &str) -> Option<&'a ModelTensor> {
         let tensor = self.model.tensor(name)?;
         self.used.insert(&tensor.name);
@@ -139,7 +182,10 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
             let what = format!("holds integers ({}) where weights are needed", t.format.name);
             return Err(malformed(self.model.path(), format!("tensor {}", t.name), what));
         }
-        self.model.packed(t)
+        match self.replaced.get(&t.name) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => self.model.packed(t),
+        }
     }
 
     fn hand_over(&self, name: &str, tensor: QTensor) -> anyhow::Result<B::Weight> {

@@ -4,6 +4,7 @@
 //! An [`Engine`] holds a model's weights; a [`Session`] holds one sequence's keys and values and the scratch memory of a
 //! batch, so that feeding tokens allocates nothing.
 
+mod blockwise;
 pub mod chat;
 mod feed;
 mod forward;
@@ -17,6 +18,8 @@ mod session;
 mod speed;
 mod weights;
 
+pub use blockwise::{Blockwise, Half};
+pub use load::Replaced;
 pub use memory::MemoryPlan;
 pub use observe::{Inputs, Observer};
 pub use rng::Rng;

@@ -7,27 +7,15 @@
 //! too; errors are counted in grid steps, so that the result does not depend on a model's units; scales and minimums are
 //! rounded as the block holds them, and the start is kept where it is the better one after that.
 
-use super::{Method, rtn};
+use super::{Method, Needs, Work, rtn};
 use qconv_formats::block::{BlockFormat, Grid, ScalarCodes, mean_square};
 
 /// Half-quadratic fit.
 pub static HQQ: Method = Method {
     name: "hqq",
     help: "half-quadratic fit of scales and minimums (HQQ), no data needed",
-    quantize: |format, cols, weights, importance, out| match format.scalar {
-        None => (rtn::RTN.quantize)(format, cols, weights, importance, out),
-        Some(scalar) => {
-            let row_bytes = out.len() / (weights.len() / cols);
-            for (row, out) in weights.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)) {
-                let mean = mean_square(row);
-                let n = format.block_weights;
-                for (b, (x, out)) in row.chunks_exact(n).zip(out.chunks_exact_mut(format.block_bytes)).enumerate() {
-                    let importance = importance.map(|i| &i[b * n..][..n]);
-                    block(scalar, x, importance, mean, out);
-                }
-            }
-        }
-    },
+    needs: Needs::Nothing,
+    work: Work::Rows(rows),
     suits: |format: &BlockFormat| {
         if format.scalar.is_some() || !format.is_quantized() {
             Ok(())
@@ -36,6 +24,20 @@ pub static HQQ: Method = Method {
         }
     },
 };
+
+/// See [`super::QuantizeRows`].
+fn rows(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let Some(scalar) = format.scalar else { return rtn::rows(format, cols, weights, importance, out) };
+    let row_bytes = out.len() / (weights.len() / cols);
+    for (row, out) in weights.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)) {
+        let mean = mean_square(row);
+        let n = format.block_weights;
+        for (b, (x, out)) in row.chunks_exact(n).zip(out.chunks_exact_mut(format.block_bytes)).enumerate() {
+            let importance = importance.map(|i| &i[b * n..][..n]);
+            block(scalar, x, importance, mean, out);
+        }
+    }
+}
 
 /// `|x|^p` with p = 3/4: of the exponents below 1 the one next to the paper's 0.7 that takes two square roots and no
 /// logarithm.
@@ -178,7 +180,7 @@ mod tests {
             let mut bytes = vec![0u8; format.row_bytes(row.len()).unwrap()];
             (format.quantize.unwrap())(&row, None, &mut bytes);
             let plain = norm_of(format, &row, &bytes);
-            (HQQ.quantize)(format, row.len(), &row, None, &mut bytes);
+            super::rows(format, row.len(), &row, None, &mut bytes);
             let fitted = norm_of(format, &row, &bytes);
             assert!(fitted <= plain * (1.0 + 1e-6), "{}: {fitted} after {plain}", format.name);
             if fitted < plain * 0.995 {
@@ -197,7 +199,7 @@ mod tests {
         let importance: Vec<f32> = (0..512).map(|i| if i % 7 == 0 { 0.0 } else { i as f32 }).collect();
         for format in block::ALL.iter().copied().filter(|f| f.scalar.is_some() && f.quantize.is_some()) {
             let mut bytes = vec![0u8; format.row_bytes(512).unwrap()];
-            (HQQ.quantize)(format, 512, &row, Some(&importance), &mut bytes);
+            super::rows(format, 512, &row, Some(&importance), &mut bytes);
             assert_eq!((format.find_nonfinite)(&bytes), None, "{}", format.name);
         }
     }

@@ -1,30 +1,97 @@
 //! Quantization methods: one file and one line in [`ALL`] each.
 //!
-//! A method decides which bytes of a block format a row of weights becomes. Formats know how to fit, code and pack
-//! ([`qconv_formats::block::ScalarCodes`]); methods differ in who picks the codes, so that each works with every format.
+//! A run is any number of transforms, which change the model's weights without changing what it computes, and then one
+//! quantizer, which decides which bytes of a block format the weights become. Formats know how to fit, code and pack
+//! ([`qconv_formats::block::ScalarCodes`]); quantizers differ in who picks the codes, so that each works with every format.
 
 mod hqq;
+mod pipeline;
 mod rtn;
 
-use qconv_formats::block::BlockFormat;
+pub use pipeline::Methods;
 
-/// Every method.
+use crate::calibrate::{Calibration, Hessian};
+use crate::model::Model;
+use crate::ui::Ui;
+use qconv_formats::block::BlockFormat;
+use std::collections::BTreeMap;
+
+/// Every method; the first is the default.
 pub static ALL: &[&Method] = &[&rtn::RTN, &hqq::HQQ];
 
-/// Quantizes whole rows: `weights` is `(rows, cols)`, `importance` one number per column, `out` the packed rows.
-pub type QuantizeRows =
-    fn(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
-
-/// A quantization method.
+/// A method.
 pub struct Method {
     /// Its name on the command line.
     pub name: &'static str,
     /// One line of help.
     pub help: &'static str,
-    /// Quantizes whole rows.
-    pub quantize: QuantizeRows,
+    /// What it has to know about the model's data.
+    pub needs: Needs,
+    /// What it does.
+    pub work: Work,
     /// Whether it makes sense for a format that is quantized to; the error is the reason, as the end of a sentence.
     pub suits: fn(&BlockFormat) -> Result<(), &'static str>,
+}
+
+/// What a method has to know about the activations of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Nothing. Importance is used where it is given.
+    Nothing,
+    /// The products of the inputs of every matrix: [`Hessian`].
+    Hessian,
+    /// The inputs themselves, through [`Calibration::observe`].
+    Activations,
+}
+
+/// What a method does.
+#[derive(Clone, Copy)]
+pub enum Work {
+    /// Changes the model before it is quantized.
+    Transform(Transform),
+    /// Quantizes rows, one as well as many: they stream through.
+    Rows(QuantizeRows),
+    /// Quantizes a whole matrix with its Hessian. Matrices are taken in the order in which the model uses them; those that
+    /// nothing is known about, such as embeddings, are rounded.
+    Matrix(QuantizeMatrix),
+}
+
+/// Changes weights ([`Model::replace`]) so that the model computes what it did. Errors, the caller's: a model that it cannot
+/// be done to.
+pub type Transform = fn(model: &mut Model, tools: &Tools<'_>) -> anyhow::Result<()>;
+
+/// What a transform works with.
+pub struct Tools<'a> {
+    /// The text; there for those who need it.
+    pub calibration: Option<&'a Calibration>,
+    /// What each tensor will become, by name.
+    pub formats: &'a BTreeMap<String, &'static BlockFormat>,
+    /// Who picks the codes afterwards.
+    pub quantizer: &'static Method,
+    /// For notes, warnings and progress.
+    pub ui: &'a Ui,
+}
+
+/// Quantizes whole rows: `weights` is `(rows, cols)`, `importance` one number per column, `out` the packed rows.
+pub type QuantizeRows =
+    fn(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
+
+/// Quantizes a whole matrix into `out`, its packed rows. May use all threads; the bytes do not depend on their number.
+pub type QuantizeMatrix = fn(matrix: &Matrix<'_>, out: &mut [u8]) -> anyhow::Result<()>;
+
+/// A matrix and what is known about it.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    /// Its name in GGUF, for errors.
+    pub name: &'a str,
+    /// What it becomes.
+    pub format: &'static BlockFormat,
+    /// Length of a row.
+    pub cols: usize,
+    /// `(rows, cols)`
+    pub weights: &'a [f32],
+    /// Products of its inputs.
+    pub hessian: &'a Hessian,
 }
 
 impl Method {
@@ -32,4 +99,23 @@ impl Method {
     pub fn by_name(name: &str) -> Option<&'static Method> {
         ALL.iter().copied().find(|m| m.name.eq_ignore_ascii_case(name))
     }
+
+    /// Changes the model instead of picking codes.
+    pub fn is_transform(&self) -> bool {
+        matches!(self.work, Work::Transform(_))
+    }
 }
+
+impl std::fmt::Debug for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Method {}

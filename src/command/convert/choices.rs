@@ -4,7 +4,7 @@ use super::importance::ImportanceArgs;
 use super::naming::Naming;
 use crate::convert::{Edits, Layers, Setting};
 use crate::error::caller;
-use crate::method::{self, Method};
+use crate::method::{self, Methods};
 use crate::recipe::{self, Mix, Options, Override};
 use anyhow::Result;
 use qconv_formats::Error;
@@ -21,9 +21,9 @@ pub struct Choices {
     #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = parse_mix)]
     pub mix: Option<&'static Mix>,
 
-    /// How weights are quantized
-    #[arg(long, default_value = "rtn", value_parser = parse_method)]
-    pub method: &'static Method,
+    /// How weights are quantized: transforms and then a quantizer, with + between them
+    #[arg(long, value_name = "M[+M...]", default_value = "rtn", value_parser = Methods::parse, long_help = methods_help())]
+    pub method: Methods,
 
     /// One block format for all matrices, without the mix's exceptions
     #[arg(long)]
@@ -122,7 +122,7 @@ impl Choices {
         let mut args = Vec::new();
         let mut option = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
         self.mix.iter().for_each(|mix| option("--type", mix.name.to_owned()));
-        option("--method", self.method.name.to_owned());
+        option("--method", self.method.name());
         for rule in self.options()?.overrides {
             option("--tensor-type", format!("{}={}", rule.pattern.as_str(), rule.format.name));
         }
@@ -153,12 +153,14 @@ pub fn parse_mix(name: &str) -> Result<&'static Mix, String> {
     })
 }
 
-/// A method by name.
-pub fn parse_method(name: &str) -> Result<&'static Method, String> {
-    Method::by_name(name).ok_or_else(|| {
-        let names: Vec<&str> = method::ALL.iter().map(|m| m.name).collect();
-        format!("there is no method {name}; the methods are {}", names.join(", "))
-    })
+/// The list of methods, for help.
+fn methods_help() -> String {
+    let mut help = "How weights are quantized: any number of transforms, then a quantizer, with + between them".to_owned();
+    for method in method::ALL {
+        let kind = if method.is_transform() { "transform: " } else { "" };
+        help += &format!("\n- {}: {kind}{}", method.name, method.help);
+    }
+    help
 }
 
 fn parse_format(name: &str) -> Result<&'static BlockFormat, String> {

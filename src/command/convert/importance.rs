@@ -1,7 +1,7 @@
 //! Options that say which importance matrix is used for what.
 
 use crate::backend::BackendArgs;
-use crate::calibrate::{self, Request};
+use crate::calibrate::{self, Calibration, Request};
 use crate::convert::Importance;
 use crate::model::Model;
 use crate::ui::{self, Ui};
@@ -55,22 +55,23 @@ impl ImportanceArgs {
         self.imatrix.as_ref().or(self.calibration.as_ref())
     }
 
-    /// Reads the matrix or collects it, if either is asked for. `None` too if the other options leave nothing of it.
-    pub fn open(&self, model: &Model, computing: BackendArgs, ui: &Ui) -> Result<Option<Importance>> {
-        let importance = if let Some(text) = &self.calibration {
-            let request = Request {
-                file: text,
-                ctx: self.calibration_ctx,
-                chunks: self.calibration_chunks,
-                skip: 0,
-                output: false,
-                parse_special: false,
-                computing,
-            };
-            let found = calibrate::collect(model, &request, ui)?;
+    /// Cuts the text for a model, if there is one.
+    pub fn text(&self, model: &Model, computing: BackendArgs, ui: &Ui) -> Result<Option<Calibration>> {
+        let Some(file) = &self.calibration else { return Ok(None) };
+        let (ctx, chunks) = (self.calibration_ctx, self.calibration_chunks);
+        let request = Request { file, ctx, chunks, skip: 0, parse_special: false, computing };
+        Calibration::read(model, &request, ui).map(Some)
+    }
+
+    /// Reads the matrix or collects it from the text, if either is asked for. `None` too if the other options leave nothing of
+    /// it.
+    pub fn open(&self, model: &Model, text: Option<&Calibration>, ui: &Ui) -> Result<Option<Importance>> {
+        let (include, exclude) = (&self.include_weights, &self.exclude_weights);
+        let importance = if let Some(text) = text {
+            let found = calibrate::collect(model, text, false, ui)?;
             let (chunks, ctx, seconds) = (found.chunks, found.ctx, ui::seconds(found.seconds));
-            ui.note(format!("{}: calibrated on {chunks} chunks of {ctx} tokens in {seconds}", text.display()));
-            Importance::collected(&found.matrix, text, &self.include_weights, &self.exclude_weights)?
+            ui.note(format!("{}: calibrated on {chunks} chunks of {ctx} tokens in {seconds}", text.file.display()));
+            Importance::collected(&found.matrix, &text.file, include, exclude)?
         } else if let Some(file) = &self.imatrix {
             let matrix = Imatrix::open(file)?;
             if let Some(first) = matrix.ignored.first() {
@@ -80,7 +81,7 @@ impl ImportanceArgs {
                     file.display()
                 ));
             }
-            Importance::new(&matrix, file, &self.include_weights, &self.exclude_weights)?
+            Importance::new(&matrix, file, include, exclude)?
         } else {
             return Ok(None);
         };

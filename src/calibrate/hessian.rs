@@ -1,0 +1,99 @@
+//! Sums of products of a matrix's inputs: all that second-order quantization has to know about a text.
+
+use rayon::prelude::*;
+
+/// `sum of x x^T` over the inputs `x` of a matrix, in f64: half the Hessian of the squared error of its products with
+/// respect to any of its rows (Frantar & Alistarh 2022).
+#[derive(Debug, Clone)]
+pub struct Hessian {
+    cols: usize,
+    inputs: u64,
+    sums: Vec<f64>, // (cols, cols); only on and above the diagonal
+}
+
+/// Rows of the result that are summed up together: one thread's piece, whatever the number of threads.
+const STRIP: usize = 64;
+/// Inputs whose products are summed in f32, before the sum is added in f64.
+const BATCH: usize = 128;
+
+impl Hessian {
+    /// Of no inputs yet.
+    pub fn new(cols: usize) -> Self {
+        Hessian { cols, inputs: 0, sums: vec![0.0; cols * cols] }
+    }
+
+    /// Adds inputs: `rows` is `(n, cols)`.
+    pub fn add(&mut self, rows: &[f32]) {
+        let cols = self.cols;
+        self.inputs += (rows.len() / cols) as u64;
+        for x in rows.chunks(BATCH * cols) {
+            self.sums.par_chunks_mut(STRIP * cols).enumerate().for_each_init(Vec::new, |product, (strip, sums)| {
+                let (first, height) = (strip * STRIP, sums.len() / cols);
+                let width = cols - first;
+                product.clear();
+                product.resize(height * width, 0.0);
+                crate::algebra::transposed_product(x, cols, first..first + height, first..cols, product);
+                for (sums, product) in sums.chunks_exact_mut(cols).zip(product.chunks_exact(width)) {
+                    sums[first..].iter_mut().zip(product).for_each(|(s, p)| *s += f64::from(*p));
+                }
+            });
+        }
+    }
+
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Inputs that were added.
+    pub fn inputs(&self) -> u64 {
+        self.inputs
+    }
+
+    /// Mean of the product of two inputs' coordinates; 0 where nothing was added.
+    pub fn mean(&self, i: usize, j: usize) -> f64 {
+        self.sums[i.min(j) * self.cols + i.max(j)] / self.inputs.max(1) as f64
+    }
+
+    /// Mean square of each column's inputs: what an importance matrix holds.
+    pub fn diagonal(&self) -> Vec<f32> {
+        (0..self.cols).map(|i| self.mean(i, i) as f32).collect()
+    }
+
+    /// The whole symmetric matrix of means, `(cols, cols)`.
+    pub fn matrix(&self) -> Vec<f64> {
+        let n = self.cols;
+        let mut out = vec![0.0; n * n];
+        out.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
+            row.iter_mut().enumerate().for_each(|(j, x)| *x = self.mean(i, j));
+        });
+        out
+    }
+
+    /// Some sum is NaN or infinite: the model's activations are.
+    pub fn is_finite(&self) -> bool {
+        self.sums.iter().all(|x| x.is_finite())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_plain_loops() {
+        let (n, cols) = (300, 150); // several strips and batches, none of them whole
+        let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 300.0).collect();
+        let mut h = Hessian::new(cols);
+        h.add(&x[..100 * cols]);
+        h.add(&x[100 * cols..]);
+        assert_eq!((h.inputs(), h.cols()), (n as u64, cols));
+        let all = h.matrix();
+        for (i, j) in [(0, 0), (3, 140), (140, 3), (64, 63), (149, 149), (70, 130)] {
+            let want: f64 = x.chunks(cols).map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>() / n as f64;
+            assert!((all[i * cols + j] - want).abs() < 1e-5 * (1.0 + want.abs()), "{i} {j}");
+            assert_eq!(all[i * cols + j], all[j * cols + i]);
+        }
+        assert_eq!(h.diagonal()[149], h.mean(149, 149) as f32);
+    }
+}
