@@ -28,6 +28,9 @@ using int64_t = long long;
 using uint64_t = unsigned long long;
 using size_t = decltype(sizeof(0));
 static constexpr unsigned ALL_LANES = 0xffffffffu;
+#ifndef INFINITY   // NVRTC has no <math.h>
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 
 #define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
 #define DYNAMIC_SHARED(type, name)                                     \
@@ -104,6 +107,16 @@ static __device__ __forceinline__ void mma_m16n8k32_s8(int (&d)[4], const uint32
         for (int rows = 0; rows < 2; ++rows)
             asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
                          : "+r"(d[2 * rows]), "+r"(d[2 * rows + 1]) : "r"(a[2 * k + rows]), "r"(b[k]));
+#endif
+}
+// Half of the above, k = 16: a0 and a1 are registers i and i + 1 of its A, b is register i / 2 of its B, for i = 0 or 2.
+static __device__ __forceinline__ void mma_m16n8k16_s8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b));
+#else
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d[0]), "+r"(d[1]) : "r"(a0), "r"(b));
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d[2]), "+r"(d[3]) : "r"(a1), "r"(b));
 #endif
 }
 #endif  // QCONV_ON_CPU

@@ -1,24 +1,7 @@
-// The plain forms of products, embeddings and attention: one thread for each result, weights as f32. Slow and easy to check.
+// Attention for any width of heads: one thread for each result. Slow and easy to check; attention.cu is for the usual widths.
 #include "intrinsics.cuh"
 
 static constexpr int THREADS = 128;
-
-// out = x w^T + bias.  grid (rows in blocks, n), block (THREADS)
-KERNEL(THREADS, plain_matmul,
-       const float* weight,  // (rows, cols)
-       const float* bias,    // (rows) or null
-       const float* x,       // (n, cols)
-       float* out,           // (n, rows)
-       int rows,
-       int cols) {
-    const int row = blockIdx.x * THREADS + threadIdx.x;
-    if (row >= rows) return;
-    weight += size_t(row) * cols;
-    x += size_t(blockIdx.y) * cols;
-    float sum = 0.0f;
-    for (int i = 0; i < cols; ++i) sum += weight[i] * x[i];
-    out[size_t(blockIdx.y) * rows + row] = sum + (bias ? bias[row] : 0.0f);
-}
 
 // Causal attention over the cache: softmax(q k^T * scale) v.  grid (value_dim in blocks, heads, n), block (THREADS)
 KERNEL(THREADS, plain_attention,

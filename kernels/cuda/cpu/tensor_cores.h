@@ -91,3 +91,15 @@ inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t 
         }
     }
 }
+// k = 16: every lane brings two registers of A and one of B.
+inline void mma_m16n8k16_s8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, STAND_IN_SITE) {
+    struct Fragments { uint32_t a[2], b; };
+    const stand_in::Site site = STAND_IN_HERE("mma_m16n8k16_s8");
+    const stand_in::Meeting all = stand_in::meet_with(ALL_LANES, Fragments{{a0, a1}, b}, site);
+    const unsigned group = stand_in::lane() / 4, in_group = stand_in::lane() % 4;
+    for (unsigned j = 0; j < 4; ++j) {
+        const auto row = stand_in::brought<Fragments>(all, group * 4 + j, site);
+        for (unsigned i = 0; i < 4; ++i)
+            d[i] = __dp4a(int(row.a[i / 2]), int(stand_in::brought<Fragments>(all, (in_group * 2 + i % 2) * 4 + j, site).b), d[i]);
+    }
+}

@@ -84,21 +84,62 @@ pub(super) fn attention(
     assert!(key_width == kv_heads * key_dim && value_width == kv_heads * value_dim, "the cache has other heads");
     assert!(layer < layers && start + n <= positions, "positions outside the cache");
     let (key_bytes, value_bytes) = cache.layer_bytes();
-    device.at_position(start, |position| {
-        device
-            .launch("plain_attention")
-            .floats(q, n * heads * key_dim)
-            .bytes(&cache.keys, layer * key_bytes, key_bytes)
-            .bytes(&cache.values, layer * value_bytes, value_bytes)
-            .bytes(position, 0, 4)
-            .floats_mut(out, n * heads * value_dim)
-            .int(kv_heads)
-            .int(key_dim)
-            .int(value_dim)
-            .int(positions)
-            .int(shape.window.unwrap_or(positions))
-            .float(shape.scale)
-            .float(shape.soft_cap.unwrap_or(0.0))
-            .run((value_dim.div_ceil(128), heads, n), (128, 1, 1), 0)
+    let (keys, values) = (layer * key_bytes, layer * value_bytes);
+    let window = shape.window.unwrap_or(positions);
+    if key_dim != value_dim || !HEAD_DIMS.contains(&key_dim) {
+        return device.at_position(start, |position| {
+            device
+                .launch("plain_attention")
+                .floats(q, n * heads * key_dim)
+                .bytes(&cache.keys, keys, key_bytes)
+                .bytes(&cache.values, values, value_bytes)
+                .bytes(position, 0, 4)
+                .floats_mut(out, n * heads * value_dim)
+                .int(kv_heads)
+                .int(key_dim)
+                .int(value_dim)
+                .int(positions)
+                .int(window)
+                .float(shape.scale)
+                .float(shape.soft_cap.unwrap_or(0.0))
+                .run((value_dim.div_ceil(128), heads, n), (128, 1, 1), 0)
+        });
+    }
+    let rows = n * heads / kv_heads; // of each key-value head
+    let warps = if rows <= 16 { 1 } else { 4 };
+    let tiles = rows.div_ceil(16 * warps);
+    let count = parts(device, tiles * kv_heads, warps, (start + n).min(window + n));
+    let room = if count == 1 { 0 } else { count * kv_heads * rows * (value_dim + 2) * 4 };
+    device.workspace().with(device, room, |workspace| {
+        device.at_position(start, |position| {
+            let launch = device
+                .launch(&format!("attention{warps}_{key_dim}"))
+                .floats(q, n * heads * key_dim)
+                .bytes(&cache.keys, keys, key_bytes)
+                .bytes(&cache.values, values, value_bytes)
+                .bytes(position, 0, 4)
+                .floats_mut(out, n * heads * value_dim);
+            let launch = if count == 1 { launch.none() } else { launch.bytes_mut(workspace, 0, room) };
+            let launch = launch.int(n).int(heads).int(kv_heads).int(positions).int(window).float(shape.scale);
+            launch.float(shape.soft_cap.unwrap_or(0.0)).run((tiles, kv_heads, count), (32 * warps, 1, 1), 0)
+        })?;
+        if count == 1 {
+            return Ok(());
+        }
+        let launch = device.launch("combine").bytes(workspace, 0, room).floats_mut(out, n * heads * value_dim);
+        launch.int(count).int(heads).int(kv_heads).int(value_dim).run((n * heads, 1, 1), (128, 1, 1), 0)
     })
+}
+
+/// Widths of heads that attention.cu is made for; others take the plain kernel.
+const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+
+/// Positions that are worth a block of their own.
+const PART: usize = 128;
+
+/// Parts that positions are split into, so that `blocks` blocks of `warps` warps become enough for the device: eight warps on
+/// each multiprocessor.
+fn parts(device: &Device, blocks: usize, warps: usize, positions: usize) -> usize {
+    let wanted = (8 * device.multiprocessors() / warps).div_ceil(blocks);
+    wanted.min(positions.div_ceil(PART)).max(1)
 }

@@ -3,8 +3,9 @@
 use super::images;
 use super::launch::{Kernel, Launch};
 use super::memory::{Memory, floats_as_bytes};
+use super::workspace::Workspace;
 use crate::{Error, Result};
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ pub(super) struct Device {
     staging: Mutex<Option<Memory>>,
     position: Mutex<Option<(usize, Memory)>>,
     constants: Mutex<Vec<(Vec<f32>, Memory)>>,
+    workspace: Workspace,
+    multiprocessors: usize,
 }
 
 /// What a failed call of the driver means, in words.
@@ -88,6 +91,9 @@ impl Device {
             ));
         }
         let stream = context.new_stream().map_err(starting)?;
+        let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let count = context.attribute(count).map_err(starting)?;
+        let multiprocessors = usize::try_from(count).unwrap_or(0).max(1);
         let modules = images::load(&context, capability)?;
         Ok(Device {
             context,
@@ -99,12 +105,29 @@ impl Device {
             staging: Mutex::default(),
             position: Mutex::default(),
             constants: Mutex::default(),
+            workspace: Workspace::default(),
+            multiprocessors,
         })
     }
 
     /// For reports: `cuda (NVIDIA H200, 9.0)`.
     pub fn name(&self) -> String {
         format!("cuda ({}, {}.{})", self.name, self.capability.0, self.capability.1)
+    }
+
+    /// Compute capability: (8, 0) is the first with asynchronous copies and bfloat16.
+    pub fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+
+    /// Multiprocessors: how many blocks it takes to fill the device.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// Memory for what lives no longer than one operation.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
     }
 
     /// Begins a launch of the kernel of this name.

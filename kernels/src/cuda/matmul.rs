@@ -1,41 +1,204 @@
-//! Products with weights, and embeddings.
+//! Products with weights, and embeddings: which kernel computes what.
+//!
+//! | weights | up to 8 tokens | more |
+//! |---|---|---|
+//! | quantized | `matvec1_`, `matvec8_`: 8-bit activations | `matmul16_`, `matmul64_`: 8-bit activations, tensor cores |
+//! | F16, BF16 | the same names: f32 activations | `matmul16_`, `matmul128_`: activations of the same type, tensor cores |
+//! | F32, BF16 on Turing | the same | `matvec8_`, eight tokens at a time |
+//!
+//! Weights of one format that share activations go in one launch.
 
 use super::Cuda;
 use super::device::Device;
 use super::elements::staged_rows;
-use super::memory::Buffer;
+use super::launch::Launch;
+use super::memory::{Buffer, Memory};
 use super::weight::Weight;
 use crate::{Product, Result};
 
-const THREADS: usize = 128; // of plain.cu
+/// Products of one launch, as in parts.cuh.
+const PARTS: usize = 3;
+
+/// Weights that share a scale of 8-bit activations.
+const GROUP: usize = 32;
+
+/// Bytes of a row in shared memory, as in tiles.cuh, and stages of them in matmul_floats.cu.
+const PITCH: usize = 80;
+const STAGES: usize = 3;
+
+/// Tokens from which on the wide tiles pay: below, most of one would be empty.
+const WIDE: usize = 33;
+
+/// How activations are prepared.
+#[derive(Clone, Copy, PartialEq)]
+enum Activations {
+    /// As they are.
+    Floats,
+    /// 8 bits: codes, then scales (8 bytes for 32).
+    Codes,
+    /// 16-bit floats in rows of whole 16 bytes, then a power of two for each token.
+    Rounded,
+}
+
+/// One kernel's work on a weight: what it is called, and its grid.
+struct Plan {
+    kernel: String,
+    activations: Activations,
+    /// Rows and tokens of a block.
+    tile: (usize, usize),
+    threads: usize,
+    shared: usize,
+    /// Tokens go along the grid's first dimension, so that neighbouring blocks share weights.
+    tokens_first: bool,
+}
+
+impl Plan {
+    fn of(device: &Device, w: &Weight, n: usize) -> Self {
+        let name = w.format.name;
+        let quantized = w.format.is_quantized();
+        let no_tensor_cores = name == "F32" || name == "BF16" && device.capability() < (8, 0);
+        if n <= 8 || no_tensor_cores {
+            let most = if n == 1 { 1 } else { 8 };
+            // A thread takes 32 weights at a time, or 16 bytes of floats.
+            let steps = if quantized { w.cols / GROUP } else { w.cols * w.format.block_bytes / 16 };
+            return Plan {
+                kernel: format!("matvec{most}_{name}"),
+                activations: if quantized { Activations::Codes } else { Activations::Floats },
+                tile: (2, most),
+                threads: 32 * steps.div_ceil(32).clamp(1, 4),
+                shared: 0,
+                tokens_first: false,
+            };
+        }
+        let wide = n >= WIDE;
+        let tile = match (wide, quantized) {
+            (false, _) => (64, 16),
+            (true, true) => (128, 64),
+            (true, false) => (128, 128),
+        };
+        Plan {
+            kernel: format!("matmul{}_{name}", tile.1),
+            activations: if quantized { Activations::Codes } else { Activations::Rounded },
+            tile,
+            threads: if wide { 256 } else { 128 },
+            shared: if quantized { 0 } else { STAGES * (tile.0 + tile.1) * PITCH },
+            tokens_first: true,
+        }
+    }
+
+    fn run(&self, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
+        let tokens = n.div_ceil(self.tile.1);
+        let grid = if self.tokens_first { (tokens, blocks, 1) } else { (blocks, tokens, 1) };
+        launch.run(grid, (self.threads, 1, 1), self.shared)
+    }
+}
 
 /// See [`crate::Backend::matmul`].
 pub(super) fn matmul(device: &Device, x: &Buffer, n: usize, outs: &mut [Product<'_, Cuda>]) -> Result<()> {
-    for Product { weight: w, bias, out } in outs {
-        let launch = device.launch("plain_matmul").bytes(&w.memory, 0, w.bytes());
-        let launch = match bias {
-            Some(bias) => launch.bytes(&bias.memory, 0, w.rows * 4),
-            None => launch.none(),
-        };
-        launch.floats(x, n * w.cols).floats_mut(out, n * w.rows).int(w.rows).int(w.cols).run(
-            (w.rows.div_ceil(THREADS), n, 1),
-            (THREADS, 1, 1),
-            0,
-        )?;
+    let Some(cols) = outs.first().map(|p| p.weight.cols) else { return Ok(()) };
+    assert!(outs.iter().all(|p| p.weight.cols == cols), "weights that share activations have as many columns");
+    // Products of one format side by side; within a format they keep their order.
+    let mut order: Vec<&mut Product<'_, Cuda>> = outs.iter_mut().collect();
+    order.sort_by_key(|p| (p.weight.format.is_quantized(), p.weight.format.ggml_id));
+    let (room, _) = room(n, cols);
+    device.workspace().with(device, room, |workspace| {
+        let mut prepared = None;
+        for same in order.chunk_by_mut(|a, b| a.weight.format == b.weight.format) {
+            for parts in same.chunks_mut(PARTS) {
+                let plan = Plan::of(device, parts[0].weight, n);
+                let wanted = (
+                    plan.activations,
+                    if plan.activations == Activations::Rounded { parts[0].weight.format.name } else { "" },
+                );
+                if prepared != Some(wanted) {
+                    prepare(device, wanted, x, n, cols, workspace)?;
+                    prepared = Some(wanted);
+                }
+                launch(device, &plan, parts, x, n, cols, workspace)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Bytes of prepared activations in either form, and where scales begin.
+fn room(n: usize, cols: usize) -> (usize, usize) {
+    let numbers = n * 2 * cols.next_multiple_of(8);
+    let scales_at = numbers.next_multiple_of(256);
+    (scales_at + n * (8 * cols.div_ceil(GROUP)).max(4), scales_at)
+}
+
+/// Rounds activations into the workspace.
+fn prepare(
+    device: &Device,
+    (form, format): (Activations, &str),
+    x: &Buffer,
+    n: usize,
+    cols: usize,
+    workspace: &mut Memory,
+) -> Result<()> {
+    let (_, at) = room(n, cols);
+    match form {
+        Activations::Floats => Ok(()),
+        Activations::Codes => {
+            let launch = device.launch("quantize").floats(x, n * cols);
+            let launch = launch.bytes_mut(workspace, 0, n * cols).bytes_mut(workspace, at, n * cols / GROUP * 8);
+            launch.int(n * cols).run_over(n * cols / 4, 256)
+        }
+        Activations::Rounded => {
+            let launch = device.launch(&format!("round_{format}")).floats(x, n * cols);
+            let launch =
+                launch.bytes_mut(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes_mut(workspace, at, n * 4);
+            launch.int(cols).run((n, 1, 1), (256, 1, 1), 0)
+        }
     }
-    Ok(())
+}
+
+fn launch(
+    device: &Device,
+    plan: &Plan,
+    parts: &mut [&mut Product<'_, Cuda>],
+    x: &Buffer,
+    n: usize,
+    cols: usize,
+    workspace: &Memory,
+) -> Result<()> {
+    let blocks = parts.iter().map(|p| p.weight.rows.div_ceil(plan.tile.0)).sum();
+    let mut launch = device.launch(&plan.kernel);
+    for i in 0..PARTS {
+        launch = match parts.get_mut(i) {
+            Some(Product { weight: w, bias, out }) => {
+                launch = launch.bytes(&w.memory, 0, w.bytes());
+                launch = match bias {
+                    Some(bias) => launch.bytes(&bias.memory, 0, w.rows * 4),
+                    None => launch.none(),
+                };
+                launch.floats_mut(out, n * w.rows).int(w.rows)
+            }
+            None => launch.none().none().none().int(0),
+        };
+    }
+    let (_, at) = room(n, cols);
+    let launch = match plan.activations {
+        Activations::Floats => launch.none().none().floats(x, n * cols),
+        Activations::Codes => launch.bytes(workspace, 0, n * cols).bytes(workspace, at, n * cols / GROUP * 8).none(),
+        Activations::Rounded => {
+            launch.bytes(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes(workspace, at, n * 4)
+        }
+    };
+    plan.run(launch.int(cols).int(n), blocks, n)
 }
 
 /// See [`crate::Backend::embed`].
 pub(super) fn embed(device: &Device, table: &Weight, rows: &[u32], out: &mut Buffer) -> Result<()> {
+    assert!(rows.iter().all(|r| (*r as usize) < table.rows), "rows outside the table");
     staged_rows(device, rows, |rows, count| {
         device
-            .launch("gather")
+            .launch(&format!("embed_{}", table.format.name))
             .bytes(&table.memory, 0, table.bytes())
             .bytes(rows, 0, count * 4)
             .floats_mut(out, count * table.cols)
-            .int(0)
             .int(table.cols)
-            .run((table.cols.div_ceil(256), count, 1), (256, 1, 1), 0)
+            .run(((table.cols / GROUP).div_ceil(64).max(1), count, 1), (64, 1, 1), 0)
     })
 }

@@ -11,11 +11,13 @@ mod device;
 mod elements;
 mod images;
 mod launch;
+mod layout;
 mod matmul;
 mod memory;
 #[cfg(test)]
 mod tests;
 mod weight;
+mod workspace;
 
 pub use memory::Buffer;
 pub use weight::Weight;

@@ -2,15 +2,16 @@
 
 use super::*;
 
-/// A random weight of a format.
+/// A random weight of a format. No more than seven rows are different: quantizing to some formats is slow.
 fn random_weight(random: &mut Random, format: &'static block::BlockFormat, dims: &[usize]) -> QTensor {
     let shape = Shape::new(dims).unwrap();
-    let mut bytes = vec![0; format.row_bytes(shape.cols()).unwrap() * shape.rows()];
-    let row_bytes = bytes.len() / shape.rows();
+    let row_bytes = format.row_bytes(shape.cols()).unwrap();
+    let mut bytes = vec![0; row_bytes * shape.rows().min(7)];
     let importance = vec![1.0; shape.cols()];
     for out in bytes.chunks_mut(row_bytes) {
         format.quantize.unwrap()(&random.floats(shape.cols()), Some(&importance), out);
     }
+    let bytes: Vec<u8> = bytes.iter().copied().cycle().take(row_bytes * shape.rows()).collect();
     QTensor::new(format, shape, bytes).unwrap()
 }
 
@@ -18,38 +19,110 @@ fn formats() -> impl Iterator<Item = &'static block::BlockFormat> {
     block::ALL.iter().copied().filter(|f| f.quantize.is_some() && f.dequantize.is_some())
 }
 
+/// How far results may be from the oracle's, relative to the largest.
+///
+/// - Quantized weights: both backends round activations to the same 8 bits and sum integers exactly; what differs is the order
+///   in which some hundred floats are added.
+/// - F16, BF16 with many tokens: activations are rounded to 11 or 8 significant bits, the oracle's are not: half a unit of the
+///   last place (2^-12, 2^-9) for each of them, of which sums of many have about that, relative to their terms.
+fn allowed(format: &block::BlockFormat, n: usize) -> f32 {
+    match format.name {
+        "F16" if n > 8 => 1e-3,
+        "BF16" if n > 8 => 8e-3,
+        _ => 4e-6,
+    }
+}
+
+/// The CPU backend with activations as the kernels have them: 8 bits for quantized formats.
+fn oracle_for(format: &block::BlockFormat) -> Cpu {
+    if !format.is_quantized() {
+        return oracle();
+    }
+    Cpu::new(cpu::Options { threads: Some(1), ..cpu::Options::default() }).unwrap()
+}
+
 #[test]
-fn products_and_embeddings_in_every_format() {
+fn products_in_every_format() {
     let Some(cuda) = cuda() else { return };
-    let cpu = oracle();
     let mut random = Random::new(5);
     for format in formats() {
         let unit = format.block_weights;
-        for (n, rows, blocks) in [(1, 67, 3), (3, 33, 1), (20, 18, 2)] {
-            let cols = if unit == 1 { blocks * 37 } else { blocks * unit };
-            let tensor = random_weight(&mut random, format, &[rows, cols]);
-            let second = random_weight(&mut random, &block::F32, &[3, cols]);
-            let (x, bias) = (random.floats(n * cols), random.floats(rows));
-            fn run<B: Backend>(b: &B, tensors: [&QTensor; 2], x: &[f32], bias: &[f32], n: usize) -> [Vec<f32>; 3] {
-                let [w, w2] = tensors.map(|t| b.weight(t.clone()).unwrap());
-                let (rows, cols) = (bias.len(), tensors[0].shape().cols());
+        // Every kernel of a format, tiles with rows, tokens and groups to spare, and without.
+        for (n, rows, blocks) in [(1, 67, 3), (2, 5, 9), (8, 33, 1), (9, 70, 1), (17, 18, 2), (33, 130, 1), (65, 7, 1)]
+        {
+            let cols = if unit == 1 { blocks * 37 + 27 * (n % 2) } else { blocks * unit };
+            let tensors = [
+                random_weight(&mut random, format, &[rows, cols]),
+                random_weight(&mut random, &block::F32, &[3, cols]),
+                random_weight(&mut random, format, &[3, cols]), // in one launch with the first
+            ];
+            let mut x = random.floats(n * cols);
+            x[cols * (n - 1)..].iter_mut().for_each(|v| *v *= 1e5); // beyond halves
+            let bias = random.floats(rows);
+            fn run<B: Backend>(b: &B, tensors: &[QTensor; 3], x: &[f32], bias: &[f32], n: usize) -> [Vec<f32>; 3] {
+                let [w, w2, w3] = tensors.each_ref().map(|t| b.weight(t.clone()).unwrap());
+                let rows = bias.len();
                 let (bias, x) = (vector(b, bias), filled(b, x, 3));
-                let (mut out, mut out2) = (b.buffer(n * rows + 5).unwrap(), b.buffer(n * 3).unwrap());
+                let mut out = [rows, 3, 3].map(|rows| filled(b, &vec![7.0; n * rows + 5], 0));
+                let [out1, out2, out3] = &mut out;
                 let products = &mut [
-                    Product { weight: &w, bias: Some(&bias), out: &mut out },
-                    Product { weight: &w2, bias: None, out: &mut out2 },
+                    Product { weight: &w, bias: Some(&bias), out: out1 },
+                    Product { weight: &w2, bias: None, out: out2 },
+                    Product { weight: &w3, bias: None, out: out3 },
                 ];
                 b.matmul(&x, n, products).unwrap();
-                let mut picked = b.buffer(4 * cols).unwrap();
-                b.embed(&w, &[rows as u32 - 1, 0, 3, 3], &mut picked).unwrap();
-                [contents(b, &out, n * rows + 5), contents(b, &out2, n * 3), contents(b, &picked, 4 * cols)]
+                let [a, b_, c] = &out;
+                [contents(b, a, n * rows + 5), contents(b, b_, n * 3 + 5), contents(b, c, n * 3 + 5)]
             }
-            let got = run(&cuda, [&tensor, &second], &x, &bias, n);
-            let want = run(&cpu, [&tensor, &second], &x, &bias, n);
-            let what = format!("{} n {n} ({rows}, {cols})", format.name);
-            agree(&got[0], &want[0], 4e-6, &what);
-            agree(&got[1], &want[1], 4e-6, &format!("{what}, the second product"));
-            assert_eq!(got[2], want[2], "{what}, embeddings");
+            let got = run(&cuda, &tensors, &x, &bias, n);
+            let want = run(&oracle_for(format), &tensors, &x, &bias, n);
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let what = format!("{} n {n} ({rows}, {cols}), product {i}", format.name);
+                let allowed = if i == 1 { 4e-6 } else { allowed(format, n) };
+                // The last token's numbers are large: compared apart, they do not hide the others' errors.
+                let (last, end) = ((n - 1) * (got.len() - 5) / n, got.len() - 5);
+                agree(&got[..last], &want[..last], allowed, &what);
+                agree(&got[last..end], &want[last..end], allowed, &format!("{what}, the last token"));
+                assert_eq!(got[end..], [7.0; 5], "{what}: wrote behind the result");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let Some(cuda) = cuda() else { return };
+    let mut random = Random::new(7);
+    for name in ["Q4_K", "Q6_K", "Q8_0", "F16", "F32"] {
+        let format = block::BlockFormat::by_name(name).unwrap();
+        let w = cuda.weight(random_weight(&mut random, format, &[3, 256])).unwrap();
+        for (n, bad) in [(1, f32::NAN), (4, f32::INFINITY), (20, f32::NAN), (40, f32::NEG_INFINITY)] {
+            let mut x = random.floats(n * 256);
+            x[256 * (n - 1) + 77] = bad;
+            let mut out = cuda.buffer(n * 3).unwrap();
+            cuda.matmul(&filled(&cuda, &x, 0), n, &mut [Product { weight: &w, bias: None, out: &mut out }]).unwrap();
+            let out = contents(&cuda, &out, n * 3);
+            assert!(out[..3 * n - 3].iter().all(|v| v.is_finite()), "{name}: other tokens");
+            assert!(out[3 * n - 3..].iter().all(|v| !v.is_finite()), "{name}: {bad} was lost");
+        }
+    }
+}
+
+#[test]
+fn embeddings_in_every_format() {
+    let Some(cuda) = cuda() else { return };
+    let mut random = Random::new(8);
+    for format in formats() {
+        for blocks in [1, 3] {
+            let cols = if format.block_weights == 1 { 37 * blocks } else { format.block_weights * blocks };
+            let tensor = random_weight(&mut random, format, &[5, cols]);
+            fn run<B: Backend>(b: &B, tensor: &QTensor, cols: usize) -> Vec<f32> {
+                let table = b.weight(tensor.clone()).unwrap();
+                let mut picked = filled(b, &vec![7.0; 4 * cols + 3], 0);
+                b.embed(&table, &[4, 0, 3, 3], &mut picked).unwrap();
+                contents(b, &picked, 4 * cols + 3)
+            }
+            assert_eq!(run(&cuda, &tensor, cols), run(&oracle(), &tensor, cols), "{} {cols}", format.name);
         }
     }
 }
@@ -68,6 +141,14 @@ fn attention() {
         (3, 3, 20, 12, Some(4), None, 0, 37),
         (8, 1, 64, 64, Some(9), Some(3.0), 300, 1),
         (2, 2, 80, 80, None, Some(1.5), 60, 2),
+        // In parts: single tokens with few heads, and a prompt.
+        (8, 2, 128, 128, None, None, 300, 1),
+        (4, 4, 128, 128, Some(5), None, 200, 3),
+        (6, 2, 96, 96, Some(40), None, 277, 5),
+        (2, 1, 256, 256, None, Some(3.0), 250, 9),
+        (2, 1, 256, 256, Some(7), None, 3, 2),
+        (7, 1, 64, 64, None, None, 0, 33),
+        (3, 3, 80, 80, Some(9), Some(2.0), 0, 37),
     ];
     for &(heads, kv_heads, key_dim, value_dim, window, soft_cap, start, n) in cases {
         let shape = Attention { heads, kv_heads, key_dim, value_dim, scale: 0.7, window, soft_cap };
@@ -91,6 +172,8 @@ fn attention() {
                 })
             };
         }
-        agree(&compute!(&cuda), &compute!(&oracle()), 1e-5, &format!("{shape:?} start {start} n {n}"));
+        // On tensor cores queries and probabilities are halves, 2^-12 off each: a score of 10 by 0.002 at worst.
+        let allowed = if key_dim < 64 || key_dim != value_dim { 1e-5 } else { 2e-3 };
+        agree(&compute!(&cuda), &compute!(&oracle()), allowed, &format!("{shape:?} start {start} n {n}"));
     }
 }

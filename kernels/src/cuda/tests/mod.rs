@@ -1,6 +1,7 @@
 //! Every kernel against the CPU backend's operations, on odd shapes. On a machine with a GPU they run there; elsewhere the same
 //! sources run on the CPU, behind a stand-in for the driver (`kernels/cuda/cpu`).
 
+mod codebooks;
 mod engine;
 mod operations;
 

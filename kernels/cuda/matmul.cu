@@ -1,0 +1,169 @@
+// Products of quantized weights with many tokens (prompts) on tensor cores, in 8-bit integers.
+//
+//     one block for a tile of rows x tokens; all of k goes by in stages of two groups of 32
+//     each thread decodes one group of a row into shared memory; codes of tokens are copied there asynchronously
+//     for each group: multiply codes exactly (integers), then add  d_row * d_token * product (+ m_row * sum_token)
+//     meanwhile the next stage's bytes are under way
+//
+// Bound: arithmetic, from some 100 tokens on. 2 * rows * cols * n operations; weights are read once from memory and once from the
+// cache for every further tile of tokens, activations (1.25 bytes for each) once for every tile of rows. For each tensor core
+// instruction (16 x 8 x 32) a thread spends 12 instructions on scales (16 with addends, twice that with scales for 16), of
+// which a multiprocessor issues 128 lanes a cycle: 3 cycles beside the 1 to 2 of the multiplication. This, not the tensor core, is
+// the limit; the alternative, weights turned into halves, has no such work but half the rate, and rounds weights.
+//
+// 1. Sums of 32 products are below 2^22, so that integers become floats by adding: sums start at the bits of 1.5 * 2^23, whose
+//    last bits count units, and the float is had by subtraction. A conversion instruction has a quarter of the rate or less.
+// 2. Formats with scales for 16 multiply in halves (k = 16), all others whole groups.
+// 3. Offsets of codes are taken off while decoding (three instructions for four codes), addends meet the tokens' sums of codes.
+// 4. Weights pass through registers, since they are decoded on the way; two stages of shared memory, one barrier for each.
+// 5. Neighbouring blocks take the same weights and other tokens: weights come from memory once.
+// 6. Rows beyond the last are computed from the last and not written; tokens and groups beyond the last are zeros.
+#include "tiles.cuh"
+
+// What one stage holds. Halves: scales for 16 weights.
+template <class F, class S> struct Stages {
+    static constexpr int SCALES = F::HALVES ? 4 : 2;   // of a row in a stage
+    struct Stage {
+        __align__(16) uint8_t rows[S::ROWS * PITCH];     // codes, (ROWS, 64)
+        __align__(16) uint8_t tokens[S::TOKENS * PITCH]; // codes, (TOKENS, 64)
+        float d[S::ROWS][SCALES];
+        float m[F::ADDEND ? S::ROWS : 1][SCALES];
+        float x[S::TOKENS][2];                           // scales of activations
+        float sum[F::ADDEND ? S::TOKENS : 1][SCALES];    // sums of activations as they are rounded
+    };
+};
+
+// Four codes without their offset, as signed bytes. No borrow crosses bytes: codes are below 128.
+template <class F> static __device__ __forceinline__ uint32_t signed_codes(int q) {
+    return F::OFFSET ? (((uint32_t)q | 0x80808080u) - 0x01010101u * F::OFFSET) ^ 0x80808080u : (uint32_t)q;
+}
+
+// The bits of 1.5 * 2^23.
+static constexpr int MAGIC = 0x4b400000;
+
+// Adds scaled products to sums. s: integers that started at MAGIC; d: scales of this lane's two rows; x: of its two tokens.
+static __device__ __forceinline__ void add_scaled(float (&sums)[4], const int (&s)[4], const float (&d)[2], const float (&x)[2]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] += d[i >> 1] * x[i & 1] * (__int_as_float(s[i]) - 12582912.0f);
+}
+
+// out = x * w^T + bias. codes: (n, cols), scales: (n, cols / 32). Grid: (tiles of tokens, tiles of rows of all parts).
+template <class F, class S>
+static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* codes, const Scale* scales, int cols, int n) {
+    using Stage = typename Stages<F, S>::Stage;
+    constexpr int HALVES = F::HALVES ? 2 : 1;
+    static_assert(S::THREADS == 2 * S::ROWS && S::THREADS >= 2 * S::TOKENS, "a thread for each group of a stage");
+    __shared__ Stage stages[2];
+
+    int first_row;
+    const Part part = find_part<S::ROWS>(parts, blockIdx.y, first_row);
+    if (part.rows == 0) return;
+    const int first_token = blockIdx.x * S::TOKENS, groups = cols / GROUP;
+    const int mine = threadIdx.x / 2, half = threadIdx.x % 2;   // this thread's row, token and group in a stage
+    const Row row = row_of<F>(part.weight, min(first_row + mine, part.rows - 1), cols);
+    const int token = first_token + mine;
+    const bool has_token = mine < S::TOKENS && token < n;
+
+    typename F::Raw raw;
+    Scale scale;
+    auto ask = [&](int g, Stage& to) {   // for two groups from g on
+        copy_stage<S::TOKENS, S::THREADS>(to.tokens, reinterpret_cast<const uint8_t*>(codes), cols, first_token, n, g * GROUP);
+        cp_async_commit();
+        raw = F::load(row, min(g + half, groups - 1));
+        scale.d = 0.0f, scale.sum[0] = scale.sum[1] = 0;
+        if (has_token && g + half < groups) scale = scales[(size_t)token * groups + g + half];
+    };
+    auto keep = [&](int g, Stage& to) {   // what `ask` asked for
+        Group w;
+        F::decode(raw, min(g + half, groups - 1), w);
+        uint32_t q[8];
+#pragma unroll
+        for (int k = 0; k < 8; ++k) q[k] = signed_codes<F>(w.q[k]);
+        uint4* at = reinterpret_cast<uint4*>(to.rows + mine * PITCH + half * GROUP);
+        at[0] = make_uint4(q[0], q[1], q[2], q[3]);
+        at[1] = make_uint4(q[4], q[5], q[6], q[7]);
+        const bool there = g + half < groups;
+#pragma unroll
+        for (int h = 0; h < HALVES; ++h) {
+            to.d[mine][half * HALVES + h] = there ? w.d[h] : 0.0f;
+            if (F::ADDEND) to.m[mine][half * HALVES + h] = there ? w.m[h] : 0.0f;
+        }
+        if (mine < S::TOKENS) {
+            to.x[mine][half] = scale.d;
+            if (F::ADDEND && F::HALVES) {
+#pragma unroll
+                for (int h = 0; h < HALVES; ++h) to.sum[mine][half * HALVES + h] = scale.d * (float)scale.sum[h];
+            } else if (F::ADDEND) {
+                to.sum[mine][half] = scale.d * (float)(scale.sum[0] + scale.sum[1]);
+            }
+        }
+    };
+
+    float sums[S::M][S::N][4] = {};
+    const int lane = threadIdx.x & 31, r0 = S::row(), t0 = S::token();
+    auto multiply = [&](const Stage& from) {
+#pragma unroll 1   // unrolled, it is twice the code
+        for (int g = 0; g < 2; ++g) {
+            uint32_t a[S::M][4], b[S::N][2];
+#pragma unroll
+            for (int m = 0; m < S::M; ++m) load_rows(a[m], from.rows, r0 + 16 * m, g * GROUP);
+#pragma unroll
+            for (int t = 0; t < S::N; t += 2) load_tokens(b[t], b[t + 1], from.tokens, t0 + 8 * t, g * GROUP);
+            float x[S::N][2];
+#pragma unroll
+            for (int t = 0; t < S::N; ++t)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) x[t][i] = from.x[t0 + 8 * t + lane % 4 * 2 + i][g];
+#pragma unroll
+            for (int h = 0; h < HALVES; ++h) {
+                const int s = g * HALVES + h;
+#pragma unroll
+                for (int m = 0; m < S::M; ++m) {
+                    const int r = r0 + 16 * m + lane / 4;
+                    const float d[2] = {from.d[r][s], from.d[r + 8][s]};
+#pragma unroll
+                    for (int t = 0; t < S::N; ++t) {
+                        int product[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
+                        if (F::HALVES) mma_m16n8k16_s8(product, a[m][2 * h], a[m][2 * h + 1], b[t][h]);
+                        else mma_m16n8k32_s8(product, a[m], b[t]);
+                        add_scaled(sums[m][t], product, d, x[t]);
+                    }
+                    if (F::ADDEND) {
+                        const float addend[2] = {from.m[r][s], from.m[r + 8][s]};
+#pragma unroll
+                        for (int t = 0; t < S::N; ++t)
+#pragma unroll
+                            for (int i = 0; i < 4; ++i)
+                                sums[m][t][i] += addend[i >> 1] * from.sum[t0 + 8 * t + lane % 4 * 2 + (i & 1)][s];
+                    }
+                }
+            }
+        }
+    };
+
+    ask(0, stages[0]);
+    keep(0, stages[0]);
+    cp_async_wait<0>();
+    __syncthreads();
+    for (int g = 0, now = 0; g < groups; g += 2, now ^= 1) {
+        const bool more = g + 2 < groups;
+        if (more) ask(g + 2, stages[now ^ 1]);
+        multiply(stages[now]);
+        if (more) keep(g + 2, stages[now ^ 1]);
+        cp_async_wait<0>();
+        __syncthreads();   // the next stage is whole, and nobody reads this one any more
+    }
+    write_sums(sums, part, first_row + r0, first_token + t0, n, [](int) { return 1.0f; });
+}
+
+// 64 tokens at a time with 128 rows for prompts, 16 with 64 rows for a few tokens.
+using Wide = Shape<2, 4, 4, 2>;
+using Narrow = Shape<1, 2, 4, 1>;
+
+#define MATMUL(F, S, NAME)                                                                                   \
+    KERNEL(S::THREADS, NAME, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
+        matmul<F, S>(GIVEN_PARTS, codes, scales, cols, n);                                                   \
+    }
+#define MATMULS(F) MATMUL(F, Wide, matmul64_##F) MATMUL(F, Narrow, matmul16_##F)
+
+FOR_ALL_QUANTIZED(MATMULS)

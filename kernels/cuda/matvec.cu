@@ -1,0 +1,160 @@
+// Products of packed weights with few tokens: generation.
+//
+//     one block for ROWS rows of a weight; its threads share the columns
+//     for each of my groups of 32 columns:
+//         load the next group's bytes of all ROWS rows, decode this one's
+//         for each token: 8 dot products of four bytes with each row, times both scales
+//     sum over the warp, then over the warps
+//
+// Bound: memory. A product reads its weights once (blocks * bytes per block for each row), activations of 1.25 bytes per column
+// and token from the caches, and writes 4 bytes per row and token; it takes 2 * rows * cols * n operations, of which there
+// are 4 per byte and token in Q4_K: less than any GPU computes while it loads them, up to 8 tokens.
+//
+// 1. All loads of a thread are 16 bytes where the format has as many for 32 weights, and neighbouring threads load neighbouring
+//    bytes: the planes of decode.cuh.
+// 2. Bytes in flight hide the latency: each thread has the next groups of ROWS rows under way while it computes, so that 2048
+//    threads of a multiprocessor wait for 64 to 128 KiB.
+// 3. Two rows share a thread's activations, which halves what is read of them. Four need registers that fewer warps would have.
+// 4. Threads of a block split columns, not rows: a matrix of few rows still fills the GPU. The host picks the number of
+//    threads so that each has work (32 .. 128).
+// 5. Weights that share activations (query-key-value, gate-up) go in one launch if their formats agree: Parts.
+// 6. Sums are taken in an order that depends on shapes alone: the same bits in every run.
+#include "activations.cuh"
+#include "formats.cuh"
+#include "parts.cuh"
+
+
+// Adds ROWS * N sums of all threads of a block up and writes them.
+template <int ROWS, int N>
+static __device__ __forceinline__ void finish(const float (&sums)[ROWS][N], const Part& part, int first, int token, int n) {
+    __shared__ float of_warp[4][ROWS * N];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int t = 0; t < N; ++t) {
+            const float sum = warp_sum(sums[r][t]);
+            if (lane == 0) of_warp[warp][r * N + t] = sum;
+        }
+    __syncthreads();
+    const int r = threadIdx.x / N, t = threadIdx.x % N;
+    if (r >= ROWS || first + r >= part.rows || t >= n) return;
+    float sum = part.bias ? part.bias[first + r] : 0.0f;
+    for (int w = 0; w < (int)blockDim.x >> 5; ++w) sum += of_warp[w][threadIdx.x];
+    part.out[(size_t)(token + t) * part.rows + first + r] = sum;
+}
+
+// out = x * w^T + bias, N tokens for each blockIdx.y. codes: (n, cols), scales: (n, cols / 32).
+// Grid: (sum over parts of rows / ROWS, rounded up; n / N, rounded up). Block: 32 .. 128 threads.
+template <class F, int ROWS, int N>
+static __device__ __forceinline__ void matvec(const Parts& parts, const int8_t* __restrict__ codes,
+                                              const Scale* __restrict__ scales, int cols, int n) {
+    int first;
+    const Part part = find_part<ROWS>(parts, blockIdx.x, first);
+    if (part.rows == 0) return;
+    const int groups = cols / GROUP, token = blockIdx.y * N;
+    codes += (size_t)token * cols;
+    scales += (size_t)token * groups;
+    n -= token;
+    Row row[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) row[r] = row_of<F>(part.weight, min(first + r, part.rows - 1), cols);
+
+    float sums[ROWS][N] = {};
+    typename F::Raw next[ROWS];
+    int g = threadIdx.x;
+    if (g < groups) {
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) next[r] = F::load(row[r], g);
+    }
+    while (g < groups) {
+        const int here = g;
+        Group w[ROWS];
+        typename F::Raw raw[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) raw[r] = next[r];
+        g += blockDim.x;
+        if (g < groups) {
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) next[r] = F::load(row[r], g);
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) F::decode(raw[r], here, w[r]);
+#pragma unroll
+        for (int t = 0; t < N; ++t) {
+            if (t >= n) break;
+            const int4* at = reinterpret_cast<const int4*>(codes + (size_t)t * cols + here * GROUP);
+            const int4 a = at[0], b = at[1];
+            const int x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+            const Scale s = scales[(size_t)t * groups + here];
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) sums[r][t] += s.d * dot<F>(w[r], x, s);
+        }
+    }
+    finish(sums, part, first, token, n);
+}
+
+// The same for floats: f32 activations, nothing rounded. x: (n, cols).
+// 1. Rows end in zeros up to 16 bytes, so that weights are loaded in whole words; activations are not padded.
+template <class F, int ROWS, int N>
+static __device__ __forceinline__ void matvec_floats(const Parts& parts, const float* __restrict__ x, int cols, int n) {
+    constexpr int STEP = F::IN_16_BYTES;
+    int first;
+    const Part part = find_part<ROWS>(parts, blockIdx.x, first);
+    if (part.rows == 0) return;
+    const int steps = (cols + STEP - 1) / STEP, token = blockIdx.y * N;
+    x += (size_t)token * cols;
+    n -= token;
+    const uint4* row[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+        row[r] = reinterpret_cast<const uint4*>(row_of<F>(part.weight, min(first + r, part.rows - 1), cols).bytes);
+
+    float sums[ROWS][N] = {};
+    const bool whole = cols % STEP == 0;   // rows of x are 16-byte aligned, and no step crosses their end
+#pragma unroll(N == 1 ? 4 : 1)
+    for (int step = threadIdx.x; step < steps; step += blockDim.x) {
+        uint4 raw[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) raw[r] = __ldg(row[r] + step);
+        float w[ROWS][STEP];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) F::unpack(raw[r], w[r]);
+#pragma unroll
+        for (int t = 0; t < N; ++t) {
+            if (t >= n) break;
+            const float* at = x + (size_t)t * cols + step * STEP;
+            float v[STEP];
+#pragma unroll
+            for (int i = 0; i < STEP; i += 4) {
+                if (whole) {
+                    const float4 four = *reinterpret_cast<const float4*>(at + i);
+                    v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+                } else {
+#pragma unroll
+                    for (int k = i; k < i + 4; ++k) v[k] = step * STEP + k < cols ? at[k] : 0.0f;
+                }
+            }
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+                for (int i = 0; i < STEP; ++i) sums[r][t] += w[r][i] * v[i];
+        }
+    }
+    finish(sums, part, first, token, n);
+}
+
+// All kernels take the same parameters: codes and scales are for quantized formats, x for floats.
+#define MATVEC(F, N)                                                                                          \
+    KERNEL(128, matvec##N##_##F, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
+        matvec<F, 2, N>(GIVEN_PARTS, codes, scales, cols, n);                                                 \
+    }
+#define MATVEC_FLOATS(F, N)                                                                                   \
+    KERNEL(128, matvec##N##_##F, PARTS, const int8_t*, const Scale*, const float* x, int cols, int n) {      \
+        matvec_floats<F, 2, N>(GIVEN_PARTS, x, cols, n);                                                      \
+    }
+#define MATVECS(F) MATVEC(F, 1) MATVEC(F, 8)
+#define MATVECS_FLOATS(F) MATVEC_FLOATS(F, 1) MATVEC_FLOATS(F, 8)
+
+FOR_ALL_QUANTIZED(MATVECS)
+FOR_ALL_FLOATS(MATVECS_FLOATS)

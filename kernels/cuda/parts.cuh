@@ -1,0 +1,42 @@
+// Several products in one launch: weights that share their activations (query-key-value, gate-up), of one format.
+//
+// Blocks of the grid go to the parts one after another, in tiles of rows.
+#pragma once
+#include "intrinsics.cuh"
+
+// One product of a launch.
+struct Part {
+    const uint8_t* weight;   // (rows, cols), packed in rows of row_stride bytes
+    const float* bias;       // (rows), or null
+    float* out;              // (n, rows)
+    int rows;                // 0: there is no such part
+};
+
+// The parts of a launch, as its kernel's first parameters.
+#define PARTS                                                             \
+    const uint8_t *weight0, const float *bias0, float *out0, int rows0,   \
+    const uint8_t *weight1, const float *bias1, float *out1, int rows1,   \
+    const uint8_t *weight2, const float *bias2, float *out2, int rows2
+struct Parts {
+    Part part[3];
+};
+#define GIVEN_PARTS \
+    Parts{{{weight0, bias0, out0, rows0}, {weight1, bias1, out1, rows1}, {weight2, bias2, out2, rows2}}}
+
+// The part that a tile of TILE rows belongs to; `first` becomes the first row of the tile there. A part of no rows where
+// the grid is too large.
+template <int TILE> static __device__ __forceinline__ Part find_part(const Parts& parts, int tile, int& first) {
+    Part part = parts.part[0];
+    int begin = 0, end = (part.rows + TILE - 1) / TILE;
+#pragma unroll
+    for (int i = 1; i < 3; ++i) {
+        if (tile >= end) {
+            part = parts.part[i];
+            begin = end;
+            end += (part.rows + TILE - 1) / TILE;
+        }
+    }
+    if (tile >= end) part.rows = 0;
+    first = (tile - begin) * TILE;
+    return part;
+}
