@@ -4,8 +4,17 @@
 //! Converter, verifier and engine all read models through this one view, so that they cannot disagree about a name, a
 //! shape or a permutation.
 
+mod edit;
+mod hadamard;
 mod part;
 mod resolve;
+mod rotation;
+mod site;
+
+pub use edit::{Axis, Change as EditChange, Edit, RowChange};
+pub use hadamard::Hadamard;
+pub use rotation::Rotation;
+pub use site::{Site, everywhere};
 
 use crate::arch::{Architecture, Keys, Plan};
 use crate::error::{caller, malformed};
@@ -16,6 +25,7 @@ use qconv_formats::checkpoint::Checkpoint;
 use qconv_formats::gguf::{Gguf, Metadata};
 use qconv_formats::{QTensor, Shape};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model in GGUF's terms.
 #[derive(Debug)]
@@ -49,7 +59,8 @@ pub struct ModelTensor {
     pub format: &'static BlockFormat,
     /// Bytes in the source that it is read from.
     pub source_bytes: usize,
-    source: Source,
+    source: Arc<Source>,
+    edits: edit::Edits,
 }
 
 #[derive(Debug)]
@@ -67,7 +78,7 @@ enum Source {
 impl ModelTensor {
     /// Whether a library quantized it in the checkpoint, so that its weights are computed.
     pub fn is_packed(&self) -> bool {
-        matches!(&self.source, Source::Stored { parts, .. } if parts.iter().any(|p| matches!(p, Part::Packed(_))))
+        matches!(&*self.source, Source::Stored { parts, .. } if parts.iter().any(|p| matches!(p, Part::Packed(_))))
     }
 
     /// Bytes in the precision in which the model holds it.
@@ -99,7 +110,8 @@ impl Model {
             shape: t.shape.clone(),
             format: t.format,
             source_bytes: t.range.len(),
-            source: Source::Gguf(i),
+            source: Arc::new(Source::Gguf(i)),
+            edits: edit::Edits::default(),
         });
         let tensors = tensors.collect();
         let metadata = gguf.metadata().clone();
@@ -145,7 +157,7 @@ impl Model {
 
     /// Number of weights.
     pub fn parameters(&self) -> u64 {
-        self.tensors.iter().filter(|t| !matches!(t.source, Source::Computed(_))).map(|t| t.shape.len() as u64).sum()
+        self.tensors.iter().filter(|t| !matches!(*t.source, Source::Computed(_))).map(|t| t.shape.len() as u64).sum()
     }
 
     /// The name people know it by: `general.name`, else the folder or file.
@@ -186,13 +198,15 @@ impl Model {
     pub fn replace(&mut self, name: &str, weights: Vec<f32>) {
         let tensor = self.tensors.iter_mut().find(|t| t.name == name).expect("the caller took it from here");
         assert_eq!(weights.len(), tensor.shape.len(), "{name}");
-        tensor.source = Source::Replaced(weights);
+        tensor.source = Arc::new(Source::Replaced(weights));
+        tensor.edits = edit::Edits::default();
         tensor.format = &block::F32;
     }
 
     /// A tensor in packed form. Shares the mapped file's bytes unless a fix-up has to change them.
     pub fn packed(&self, tensor: &ModelTensor) -> Result<QTensor> {
-        match (&tensor.source, &self.origin) {
+        match (&*tensor.source, &self.origin) {
+            _ if tensor.is_edited() => {}
             (Source::Gguf(i), Origin::Gguf(gguf)) => return Ok(gguf.packed(&gguf.tensors()[*i])?),
             (Source::Stored { parts, change: Change::None }, _) if parts.len() == 1 => {
                 if let Some(bytes) = parts[0].shared(tensor.format) {
@@ -216,6 +230,7 @@ impl Model {
                 quantize(row, None, out);
             }
         }
+        tensor.edits.forget_rows(rows, rows);
         Ok(QTensor::new(tensor.format, tensor.shape.clone(), bytes)?)
     }
 
@@ -225,10 +240,17 @@ impl Model {
         let cols = tensor.shape.cols();
         let n = out.len() / cols;
         assert!(out.len().is_multiple_of(cols) && first + n <= tensor.shape.rows(), "rows outside {}", tensor.name);
-        match (&tensor.source, &self.origin) {
+        if tensor.is_edited() { self.edited_rows(tensor, first, out) } else { self.source_rows(tensor, first, out) }
+    }
+
+    /// Rows as the source has them.
+    fn source_rows(&self, tensor: &ModelTensor, first: usize, out: &mut [f32]) -> Result<()> {
+        let cols = tensor.shape.cols();
+        let n = out.len() / cols;
+        match (&*tensor.source, &self.origin) {
             (Source::Gguf(i), Origin::Gguf(gguf)) => {
-                let dequantize = decoder(tensor.format, &self.path, &tensor.name)?;
                 let info = &gguf.tensors()[*i];
+                let dequantize = decoder(info.format, &self.path, &tensor.name)?;
                 let row_bytes = info.range.len() / tensor.shape.rows();
                 dequantize(&gguf.bytes(info)[first * row_bytes..(first + n) * row_bytes], out);
             }
@@ -245,7 +267,8 @@ impl Model {
     /// it; its pages go with the last row.
     pub fn forget_rows(&self, tensor: &ModelTensor, rows: std::ops::Range<usize>) {
         let total = tensor.shape.rows();
-        match (&tensor.source, &self.origin) {
+        tensor.edits.forget_rows(rows.len(), total);
+        match (&*tensor.source, &self.origin) {
             (Source::Gguf(i), Origin::Gguf(gguf)) => {
                 let info = &gguf.tensors()[*i];
                 gguf.forget(info, part::share(&(0..info.range.len()), rows, total));
@@ -267,7 +290,8 @@ impl Model {
 
     /// Drops the mapped pages of a tensor that will not be read again.
     pub fn forget(&self, tensor: &ModelTensor) {
-        match (&tensor.source, &self.origin) {
+        tensor.edits.forget_rows(tensor.shape.rows(), tensor.shape.rows());
+        match (&*tensor.source, &self.origin) {
             (Source::Gguf(i), Origin::Gguf(gguf)) => gguf.forget(&gguf.tensors()[*i], 0..tensor.source_bytes),
             (Source::Stored { parts, .. }, _) => parts.iter().for_each(Part::forget),
             _ => {}

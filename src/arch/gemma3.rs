@@ -1,7 +1,7 @@
 //! Gemma 3 (text): norms on queries and keys, five windowed layers for each that sees everything, with their own RoPE base.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule, gemma};
+use super::{Architecture, Fix, TensorRule, folds, gemma};
 
 /// Of this many layers the last sees everything.
 const PERIOD: usize = 6;
@@ -39,6 +39,7 @@ pub static GEMMA3: Architecture = Architecture {
         Ok(())
     },
     computed: common::none,
+    folds: folds::GATED,
     plan: |keys| {
         let mut plan = gemma::plan(keys, PERIOD)?;
         if let Some(rope) = &mut plan.rope {

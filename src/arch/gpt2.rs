@@ -1,7 +1,7 @@
 //! GPT-2, distilgpt2, DialoGPT: learned positions, layer norms, one fused query-key-value matrix, plain GELU.
 
 use super::common::{self, IGNORE, MOST_LAYERS};
-use super::{Architecture, Feed, Fix, Plan, TensorRule};
+use super::{Architecture, Feed, Fix, Plan, TensorRule, folds};
 use qconv_kernels::{Activation, Norm};
 
 /// The family.
@@ -47,6 +47,7 @@ pub static GPT2: Architecture = Architecture {
         Ok(())
     },
     computed: common::none,
+    folds: folds::UNGATED,
     plan: |keys| {
         let width = keys.size("embedding_length")?;
         let heads = keys.bounded("attention.head_count", width)?;

@@ -1,7 +1,7 @@
 //! Llama 2/3/3.x, TinyLlama, SmolLM2, Mistral, and Mixtral's experts.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule};
+use super::{Architecture, Fix, TensorRule, folds};
 use qconv_kernels::RopeStyle;
 
 /// The family.
@@ -62,5 +62,6 @@ pub static LLAMA: Architecture = Architecture {
         common::write_window("llama", config, out)
     },
     computed: common::llama3_factors,
+    folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Interleaved),
 };

@@ -4,6 +4,7 @@
 
 mod common;
 mod config;
+mod folds;
 mod gemma;
 mod keys;
 mod plan;
@@ -18,6 +19,7 @@ mod qwen3;
 mod qwen3moe;
 
 pub use config::Config;
+pub use folds::{Channels, Fold, Folds};
 pub use keys::Keys;
 pub use plan::{Experts, Feed, Plan, RopePlan, RopeScaling, Window};
 
@@ -52,6 +54,8 @@ pub struct Architecture {
     pub metadata: fn(&Config, &mut Metadata) -> anyhow::Result<()>,
     /// Tensors that are computed from the configuration (`rope_freqs.weight`).
     pub computed: fn(&Config) -> anyhow::Result<Vec<Computed>>,
+    /// Where transforms can scale and rotate.
+    pub folds: Folds,
     /// Reads the hyper-parameters back and says how to run.
     pub plan: fn(&Keys) -> anyhow::Result<Plan>,
 }

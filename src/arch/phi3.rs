@@ -1,7 +1,7 @@
 //! Phi-3 and Phi-4: Llama's block with query-key-value and gate-up fused into one matrix each; LongRoPE.
 
 use super::common::{self, IGNORE, PREFIXES, Sizes};
-use super::{Architecture, TensorRule};
+use super::{Architecture, TensorRule, folds};
 use qconv_kernels::RopeStyle;
 
 /// The family.
@@ -58,5 +58,6 @@ pub static PHI3: Architecture = Architecture {
         }
         Ok(out)
     },
+    folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };

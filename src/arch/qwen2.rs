@@ -1,7 +1,7 @@
 //! Qwen2 and Qwen2.5: Llama's block with biases on query, key and value, and NeoX rotary order.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, TensorRule};
+use super::{Architecture, TensorRule, folds};
 use qconv_kernels::RopeStyle;
 
 /// The family.
@@ -33,5 +33,6 @@ pub static QWEN2: Architecture = Architecture {
         common::write_window("qwen2", config, out)
     },
     computed: common::llama3_factors,
+    folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };

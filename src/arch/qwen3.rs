@@ -1,7 +1,7 @@
 //! Qwen3: Qwen2's block without biases, with RMS norms on queries and keys.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, TensorRule};
+use super::{Architecture, TensorRule, folds};
 use qconv_kernels::RopeStyle;
 
 /// The family.
@@ -32,5 +32,6 @@ pub static QWEN3: Architecture = Architecture {
         common::write_window("qwen3", config, out)
     },
     computed: common::none,
+    folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };

@@ -1,7 +1,7 @@
 //! Qwen3 with a mixture of experts in every block.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule};
+use super::{Architecture, Fix, TensorRule, folds};
 use qconv_kernels::RopeStyle;
 
 /// The family.
@@ -51,5 +51,6 @@ pub static QWEN3MOE: Architecture = Architecture {
         common::write_window("qwen3moe", config, out)
     },
     computed: common::none,
+    folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };

@@ -70,6 +70,21 @@ impl Hessian {
         out
     }
 
+    /// Sum of the products of two matrices' entries: of the sums here and the means there. With the errors of a matrix's rows
+    /// here and its inputs there that is the squared error of its outputs, per input.
+    ///
+    /// # Panics
+    /// If they differ in size.
+    pub fn dot(&self, means: &Hessian) -> f64 {
+        let n = self.cols;
+        assert_eq!(n, means.cols, "products of as many columns");
+        let row = |i: usize| {
+            let (a, b) = (&self.sums[i * n + i..(i + 1) * n], &means.sums[i * n + i..(i + 1) * n]);
+            2.0 * a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() - a[0] * b[0]
+        };
+        (0..n).map(row).sum::<f64>() / means.inputs.max(1) as f64
+    }
+
     /// Some sum is NaN or infinite: the model's activations are.
     pub fn is_finite(&self) -> bool {
         self.sums.iter().all(|x| x.is_finite())
@@ -95,5 +110,7 @@ mod tests {
             assert_eq!(all[i * cols + j], all[j * cols + i]);
         }
         assert_eq!(h.diagonal()[149], h.mean(149, 149) as f32);
+        let want: f64 = all.iter().map(|m| m * m).sum::<f64>() * n as f64;
+        assert!((h.dot(&h) - want).abs() < 1e-9 * want);
     }
 }

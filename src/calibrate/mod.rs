@@ -3,11 +3,13 @@
 //! Windows are llama-imatrix's: the text is tokenized once, cut into chunks of `ctx` tokens, what is left over at the end is
 //! not used, and the first token of each chunk is replaced by BOS where the model's texts begin with one.
 
+mod channels;
 mod collect;
 mod hessian;
 mod statistics;
 mod text;
 
+pub use channels::{ChannelSums, channel_sums};
 pub use collect::Collector;
 pub use hessian::Hessian;
 pub use statistics::{TensorStatistics, statistics};

@@ -135,11 +135,11 @@ impl Run for Convert {
             return Err(caller(format!("--part does not go with --calibration: {how}")));
         }
         methods.check_text(calibrate)?;
-        // What is only planned is neither calibrated nor changed.
+        // What is only planned is not calibrated, and changed only by what needs no text.
         let computing = BackendArgs { threads: self.threads.map(|n| n.get().min(1024) as u16), ..BackendArgs::default() };
         let text = if self.dry_run { None } else { self.choices.importance.text(&model, computing, ui)? };
         options.has_imatrix = calibrate || self.choices.importance.imatrix.is_some();
-        if !methods.transforms().is_empty() && !self.dry_run {
+        if !methods.transforms().is_empty() {
             if let Some(file) = &self.choices.importance.imatrix {
                 let what = "weighs columns of the model as it was, and transforms change them: use --calibration TEXT";
                 return Err(caller(format!("--method {}: {} {what}", methods.name(), file.display())));

@@ -125,7 +125,8 @@ pub fn transform(
         return Ok(());
     }
     let formats = Plan::formats(model, mix, options, edits)?;
-    methods.transform(model, &Tools { calibration, formats: &formats, quantizer: methods.quantizer(), ui })
+    methods
+        .transform(model, &Tools { calibration, formats: &formats, quantizer: methods.quantizer(), setting: 0.0, ui })
 }
 
 /// Converts. On any error nothing is left at the destination.

@@ -4,20 +4,24 @@
 //! quantizer, which decides which bytes of a block format the weights become. Formats know how to fit, code and pack
 //! ([`qconv_formats::block::ScalarCodes`]); quantizers differ in who picks the codes, so that each works with every format.
 
+mod awq;
 mod hqq;
 mod pipeline;
+mod quarot;
 mod rtn;
+mod smoothquant;
 
 pub use pipeline::Methods;
 
 use crate::calibrate::{Calibration, Hessian};
+use crate::error::caller;
 use crate::model::Model;
 use crate::ui::Ui;
 use qconv_formats::block::BlockFormat;
 use std::collections::BTreeMap;
 
 /// Every method; the first is the default.
-pub static ALL: &[&Method] = &[&rtn::RTN, &hqq::HQQ];
+pub static ALL: &[&Method] = &[&rtn::RTN, &hqq::HQQ, &awq::AWQ, &smoothquant::SMOOTHQUANT, &quarot::QUAROT];
 
 /// A method.
 pub struct Method {
@@ -56,9 +60,29 @@ pub enum Work {
     Matrix(QuantizeMatrix),
 }
 
-/// Changes weights ([`Model::replace`]) so that the model computes what it did. Errors, the caller's: a model that it cannot
-/// be done to.
-pub type Transform = fn(model: &mut Model, tools: &Tools<'_>) -> anyhow::Result<()>;
+/// A change of weights, so that the model computes what it did.
+#[derive(Clone, Copy)]
+pub struct Transform {
+    /// Makes it. Errors, the caller's: a model that it cannot be done to, with the reason.
+    pub apply: fn(model: &mut Model, tools: &Tools<'_>) -> anyhow::Result<()>,
+    /// A number that may be chosen: `NAME:SETTING=NUMBER` on the command line.
+    pub setting: Option<Setting>,
+}
+
+/// A number that a transform depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// A few words of help.
+    pub help: &'static str,
+    /// Where nothing is said.
+    pub default: f64,
+    /// The least and the most.
+    pub range: (f64, f64),
+    /// Only whole numbers.
+    pub whole: bool,
+}
 
 /// What a transform works with.
 pub struct Tools<'a> {
@@ -68,6 +92,8 @@ pub struct Tools<'a> {
     pub formats: &'a BTreeMap<String, &'static BlockFormat>,
     /// Who picks the codes afterwards.
     pub quantizer: &'static Method,
+    /// The transform's own [`Setting`]; 0 if it has none.
+    pub setting: f64,
     /// For notes, warnings and progress.
     pub ui: &'a Ui,
 }
@@ -94,10 +120,33 @@ pub struct Matrix<'a> {
     pub hessian: &'a Hessian,
 }
 
+impl Tools<'_> {
+    /// The text. An error, the caller's, if there is none.
+    pub fn text(&self) -> anyhow::Result<&Calibration> {
+        self.calibration.ok_or_else(|| caller("a text has to be given by --calibration TEXT"))
+    }
+}
+
 impl Method {
     /// By name, case-insensitive.
     pub fn by_name(name: &str) -> Option<&'static Method> {
         ALL.iter().copied().find(|m| m.name.eq_ignore_ascii_case(name))
+    }
+
+    /// How it quantizes rows that nothing more is known about.
+    pub fn rows(&self) -> QuantizeRows {
+        match self.work {
+            Work::Rows(rows) => rows,
+            Work::Matrix(_) | Work::Transform(_) => rtn::rows,
+        }
+    }
+
+    /// The number that may be chosen, if there is one.
+    pub fn setting(&self) -> Option<Setting> {
+        match self.work {
+            Work::Transform(transform) => transform.setting,
+            Work::Rows(_) | Work::Matrix(_) => None,
+        }
     }
 
     /// Changes the model instead of picking codes.

@@ -11,6 +11,7 @@ use qconv_formats::gguf::Metadata;
 use qconv_formats::packed::Packed;
 use qconv_formats::{Shape, vocab};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Resolves a family's rules against a checkpoint.
 pub(super) fn from_checkpoint(checkpoint: Checkpoint, warnings: &mut Vec<String>) -> Result<Model> {
@@ -51,7 +52,8 @@ pub(super) fn from_checkpoint(checkpoint: Checkpoint, warnings: &mut Vec<String>
             shape,
             format: &block::F32,
             source_bytes: 0,
-            source: Source::Computed(values),
+            source: Arc::new(Source::Computed(values)),
+            edits: Default::default(),
         });
     }
     let embeddings = tensors.iter().find(|t| t.name == "token_embd.weight").map_or(0, |t| t.shape.rows());
@@ -179,11 +181,8 @@ impl Resolver<'_> {
         if tie == Some(false) {
             return Ok(false);
         }
-        let Some(ModelTensor { source: Source::Stored { parts, .. }, .. }) =
-            self.tensors.iter().find(|t| t.name == "token_embd.weight")
-        else {
-            return Ok(false);
-        };
+        let table = self.tensors.iter().find(|t| t.name == "token_embd.weight");
+        let Some(Source::Stored { parts, .. }) = table.map(|t| &*t.source) else { return Ok(false) };
         let same = output.is_same(&parts[0]);
         if tie == Some(true) && !same {
             warnings.push(
@@ -226,7 +225,8 @@ impl Resolver<'_> {
             || !name.ends_with(".weight");
         let source_bytes = parts.iter().map(Part::bytes).sum();
         let format = if always_f32 { &block::F32 } else { format };
-        self.tensors.push(ModelTensor { name, shape, format, source_bytes, source: Source::Stored { parts, change } });
+        let source = Arc::new(Source::Stored { parts, change });
+        self.tensors.push(ModelTensor { name, shape, format, source_bytes, source, edits: Default::default() });
         Ok(())
     }
 

@@ -159,6 +159,10 @@ fn methods_help() -> String {
     for method in method::ALL {
         let kind = if method.is_transform() { "transform: " } else { "" };
         help += &format!("\n- {}: {kind}{}", method.name, method.help);
+        if let Some(setting) = method.setting() {
+            let (name, setting, what, default) = (method.name, setting.name, setting.help, setting.default);
+            help += &format!("; {name}:{setting}=... sets {what} [default: {default}]");
+        }
     }
     help
 }
