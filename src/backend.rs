@@ -1,13 +1,14 @@
 //! The one place where a backend is chosen.
 
 use crate::error::caller;
+use crate::ui::{self, Ui};
 use qconv_kernels::cpu::{self, Activations, Kv, Weights};
 use qconv_kernels::{Backend, cuda};
 
 /// `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Choice {
-    /// The best that is there; the report tells which
+    /// An NVIDIA card if there is one that can do it, else the processor
     #[default]
     Auto,
     /// This machine's processor
@@ -94,13 +95,36 @@ pub trait Task {
     fn run<B: Backend>(self, backend: &B) -> anyhow::Result<Self::Output>;
 }
 
-/// Makes the chosen backend and gives it the task. Errors: the backend cannot be used here (the caller's fault, who may
-/// choose another), or the task's own.
-pub fn with<T: Task>(args: BackendArgs, task: T) -> anyhow::Result<T::Output> {
+/// Makes the chosen backend and gives it the task, whose model has `weight_bytes` of weights (0 if that is not known yet: then
+/// a card that turns out to be too small is an error). Errors: the backend cannot be used here (the caller's fault, who may choose
+/// another), or the task's own.
+pub fn with<T: Task>(args: BackendArgs, weight_bytes: u64, ui: &Ui, task: T) -> anyhow::Result<T::Output> {
     let threads = args.threads.map(usize::from);
     if let Some(n) = threads {
         // Statistics run on rayon's threads. Fails only if the pool is there already, from an earlier task: then it stays.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
+    }
+    match args.backend {
+        Choice::Cpu => {}
+        Choice::Cuda => {
+            if let Some(why) = only_on_the_cpu(&args) {
+                return Err(caller(why));
+            }
+            let cuda = open_cuda(weight_bytes).map_err(unusable)?;
+            tell_memory(&cuda, weight_bytes, ui);
+            return task.run(&cuda);
+        }
+        // Asked for by an option: no need to tell why.
+        Choice::Auto if only_on_the_cpu(&args).is_some() => {}
+        Choice::Auto => match open_cuda(weight_bytes) {
+            Ok(cuda) => {
+                tell_memory(&cuda, weight_bytes, ui);
+                return task.run(&cuda);
+            }
+            Err(why) => {
+                ui.note_once(format!("computing on the CPU: {}", why.to_string().replace("; use --backend cpu", "")))
+            }
+        },
     }
     let options = cpu::Options {
         threads,
@@ -112,9 +136,45 @@ pub fn with<T: Task>(args: BackendArgs, task: T) -> anyhow::Result<T::Output> {
         },
         ..cpu::Options::default()
     };
-    match args.backend {
-        Choice::Auto | Choice::Cpu => task.run(&cpu::Cpu::new(options).map_err(unusable)?),
-        Choice::Cuda => task.run(&cuda::Cuda::new(cuda::Options::default()).map_err(unusable)?),
+    task.run(&cpu::Cpu::new(options).map_err(unusable)?)
+}
+
+/// What was asked for that only the CPU backend does, as a sentence.
+fn only_on_the_cpu(args: &BackendArgs) -> Option<String> {
+    let option = if args.kv == Some(CacheFormat::F32) {
+        "--kv f32"
+    } else if args.exact {
+        "--exact"
+    } else if args.weights.is_some() {
+        "--weights"
+    } else {
+        return None;
+    };
+    Some(format!("{option} is not for --backend cuda; use --backend cpu with it"))
+}
+
+/// Opens the first card. Errors: there is none that can be used, or its memory does not hold the weights.
+fn open_cuda(weight_bytes: u64) -> qconv_kernels::Result<cuda::Cuda> {
+    let cuda = cuda::Cuda::new(cuda::Options::default())?;
+    let (free, _) = cuda.memory()?;
+    if weight_bytes > free {
+        return Err(qconv_kernels::Error::Unavailable(format!(
+            "the weights take {}, and {} has {} free; use --backend cpu",
+            ui::bytes(weight_bytes),
+            cuda.name(),
+            ui::bytes(free)
+        )));
+    }
+    Ok(cuda)
+}
+
+/// The plan, before anything is taken.
+fn tell_memory(cuda: &cuda::Cuda, weight_bytes: u64, ui: &Ui) {
+    if let Ok((free, total)) = cuda.memory()
+        && weight_bytes > 0
+    {
+        let [weights, free, total] = [weight_bytes, free, total].map(ui::bytes);
+        ui.note(format!("{}: {weights} of weights for {free} free of {total}", cuda.name()));
     }
 }
 

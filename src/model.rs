@@ -160,6 +160,11 @@ impl Model {
         self.tensors.iter().filter(|t| !matches!(*t.source, Source::Computed(_))).map(|t| t.shape.len() as u64).sum()
     }
 
+    /// Bytes of all tensors as they are stored.
+    pub fn weight_bytes(&self) -> u64 {
+        self.tensors.iter().map(ModelTensor::stored_bytes).sum()
+    }
+
     /// The name people know it by: `general.name`, else the folder or file.
     pub fn name(&self) -> String {
         let stem = || self.path.canonicalize().ok().and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned()));

@@ -11,18 +11,28 @@ pub struct Ui {
     strict: bool,
     warnings: RefCell<Vec<String>>,
     prefix: RefCell<String>,
+    noted: RefCell<Vec<String>>,
 }
 
 impl Ui {
     /// `quiet`: only warnings and results. `strict`: warnings make [`Ui::refuse_warnings`] fail.
     pub fn new(quiet: bool, strict: bool) -> Self {
-        Ui { quiet, strict, warnings: RefCell::default(), prefix: RefCell::default() }
+        Ui { quiet, strict, warnings: RefCell::default(), prefix: RefCell::default(), noted: RefCell::default() }
     }
 
     /// A line of progress, not shown when quiet.
     pub fn note(&self, line: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{}{}", self.prefix(), line.as_ref());
+        }
+    }
+
+    /// A note that is not repeated.
+    pub fn note_once(&self, line: impl Into<String>) {
+        let line = line.into();
+        if !self.noted.borrow().contains(&line) {
+            self.note(&line);
+            self.noted.borrow_mut().push(line);
         }
     }
 

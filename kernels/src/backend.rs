@@ -106,6 +106,17 @@ pub struct CacheShape {
     pub value_width: usize,
 }
 
+/// The time that one kernel took, all its launches together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelTime {
+    /// Its name.
+    pub kernel: String,
+    /// How often it ran.
+    pub launches: usize,
+    /// Seconds.
+    pub seconds: f64,
+}
+
 /// A place to compute.
 pub trait Backend {
     /// A weight matrix or vector in the backend's memory.
@@ -114,6 +125,8 @@ pub trait Backend {
     type Buffer;
     /// Keys and values of one sequence, all layers.
     type Cache;
+    /// What is kept of a step that [`Backend::repeat`] repeats.
+    type Recording: Default;
 
     /// For reports: `cpu (avx2, 2 threads)`.
     fn name(&self) -> String;
@@ -122,6 +135,27 @@ pub trait Backend {
     /// second). `None` where the backend cannot tell.
     fn read_bandwidth(&self) -> Option<f64> {
         None
+    }
+
+    /// Runs `step`, which is the same sequence of operations on the same buffers whenever it comes with the same `recording`. A
+    /// backend may record what it does and replay that instead of running it; operations that copy to or from the host must not
+    /// be part of it. `at`: the step computes this one token at this position; `None`: it knows of neither.
+    fn repeat(
+        &self,
+        recording: &mut Self::Recording,
+        at: Option<(u32, usize)>,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let _ = (recording, at);
+        step()
+    }
+
+    /// Begins to take the time of everything that runs, which slows it down.
+    fn start_profile(&self) {}
+
+    /// Times since [`Backend::start_profile`], longest first, and ends taking them. Empty where the backend takes none.
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        Ok(Vec::new())
     }
 
     /// Takes a weight over: by reference into the mapped file, or re-laid out, as the backend sees fit.

@@ -7,4 +7,6 @@ mod backend;
 pub mod cpu;
 pub mod cuda;
 
-pub use backend::{Activation, Attention, Backend, CacheShape, Error, Norm, Product, Result, Rope, RopeStyle};
+pub use backend::{
+    Activation, Attention, Backend, CacheShape, Error, KernelTime, Norm, Product, Result, Rope, RopeStyle,
+};

@@ -91,7 +91,8 @@ impl Calibration {
     /// Runs the text through a model and shows `observer` what goes into its matrices; with `output` also into the output
     /// matrix, of every token. Returns what it ran on.
     pub fn observe(&self, model: &Model, observer: &mut dyn Observer, output: bool, ui: &Ui) -> Result<String> {
-        backend::with(self.computing, Job { calibration: self, model, observer, output, ui })
+        let job = Job { calibration: self, model, observer, output, ui };
+        backend::with(self.computing, model.weight_bytes(), ui, job)
     }
 }
 

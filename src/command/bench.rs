@@ -39,6 +39,10 @@ pub struct Bench {
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
     repetitions: usize,
 
+    /// Tell the time of every CUDA kernel, in one more run of each test
+    #[arg(long)]
+    kernels: bool,
+
     #[command(flatten)]
     computing: BackendArgs,
 
@@ -113,6 +117,20 @@ pub struct Test {
     pub gigabytes_per_second: Option<f64>,
     /// Share of the read bandwidth (generation only).
     pub bandwidth_share: Option<f64>,
+    /// The time of every kernel, longest first (`--kernels`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<Kernel>,
+}
+
+/// One kernel in a test.
+#[derive(Debug, Clone, Serialize)]
+pub struct Kernel {
+    /// Its name.
+    pub kernel: String,
+    /// How often it ran.
+    pub launches: usize,
+    /// Seconds, all launches together.
+    pub seconds: f64,
 }
 
 impl Run for Bench {
@@ -123,12 +141,16 @@ impl Run for Bench {
         let mut records = Vec::new();
         for path in &self.models {
             let task = Measure { bench: &self, path, ui };
-            records.push(backend::with(self.computing, task)?);
+            let bytes = Model::open(path, &mut Vec::new())?.weight_bytes();
+            records.push(backend::with(self.computing, bytes, ui, task)?);
         }
         if self.style.json {
             return report::print_json(&serde_json::to_value(&records)?);
         }
         table(&records).print_as(self.style.table());
+        if self.kernels {
+            kernel_table(&records).print_as(self.style.table());
+        }
         if self.style.table() == Style::Plain {
             for r in &records {
                 let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
@@ -164,6 +186,27 @@ fn table(records: &[Record]) -> Table {
     table
 }
 
+fn kernel_table(records: &[Record]) -> Table {
+    let mut table = Table::new(&["model", "test", "kernel", "launches", "total", "each", "share"]);
+    for r in records {
+        for t in &r.tests {
+            let all: f64 = t.kernels.iter().map(|k| k.seconds).sum();
+            for k in &t.kernels {
+                table.row([
+                    r.name.clone(),
+                    t.test.clone(),
+                    k.kernel.clone(),
+                    k.launches.to_string(),
+                    format!("{:.3} ms", k.seconds * 1e3),
+                    format!("{:.2} us", k.seconds * 1e6 / k.launches as f64),
+                    format!("{:.1}%", k.seconds * 100.0 / all),
+                ]);
+            }
+        }
+    }
+    table
+}
+
 struct Measure<'a> {
     bench: &'a Bench,
     path: &'a PathBuf,
@@ -187,16 +230,18 @@ impl Task for Measure<'_> {
         let speed = engine::speed(&loaded, self.bench.prompt, self.bench.generate, self.bench.repetitions)?;
         let peak_memory = engine::memory::peak();
         let read_bandwidth = backend.read_bandwidth();
-        let test = |kind: &str, rate: &Rate, bytes: Option<u64>| {
+        let test = |kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
+            let kernels = if self.bench.kernels { kernels(&loaded, kind, rate.tokens)? } else { Vec::new() };
             let gigabytes = bytes.map(|b| b as f64 * rate.mean() / 1e9);
-            Test {
+            Ok(Test {
                 test: format!("{kind}{}", rate.tokens),
                 tokens_per_second: rate.mean(),
                 deviation: rate.deviation(),
                 samples: rate.samples.clone(),
                 gigabytes_per_second: gigabytes,
                 bandwidth_share: gigabytes.zip(read_bandwidth).map(|(g, b)| g / b),
-            }
+                kernels,
+            })
         };
         let prompt = speed.prompt.iter().map(|rate| test("pp", rate, None));
         let generation = speed.generation.iter().map(|rate| test("tg", rate, Some(bytes_per_token)));
@@ -207,12 +252,24 @@ impl Task for Measure<'_> {
             bytes: loaded.weight_bytes(),
             bytes_per_token,
             backend: backend.name(),
-            tests: prompt.chain(generation).collect(),
+            tests: prompt.chain(generation).collect::<Result<_>>()?,
             read_bandwidth,
             load_seconds,
             peak_memory,
         })
     }
+}
+
+/// Where the time of a test goes. Errors: the backend does not take the times of kernels.
+fn kernels<B: Backend>(engine: &Engine<'_, B>, kind: &str, tokens: usize) -> Result<Vec<Kernel>> {
+    let (prompt, generate) = if kind == "pp" { (tokens, 0) } else { (0, tokens) };
+    engine.backend().start_profile();
+    engine::speed(engine, prompt, generate, 1)?;
+    let times = engine.backend().kernel_times()?;
+    if times.is_empty() {
+        return Err(caller("--kernels needs --backend cuda: the processor's operations are not timed one by one"));
+    }
+    Ok(times.into_iter().map(|t| Kernel { kernel: t.kernel, launches: t.launches, seconds: t.seconds }).collect())
 }
 
 /// Bytes of weights that one generated token reads: everything but tables of which it takes one row (embeddings that are

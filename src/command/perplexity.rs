@@ -66,7 +66,8 @@ impl Run for Perplexity {
         let model = Model::open(&self.model, &mut warnings)?;
         let original = self.against.as_ref().map(|path| Model::open(path, &mut warnings)).transpose()?;
         warnings.into_iter().for_each(|w| ui.warn(w));
-        backend::with(self.backend, Job { args: self, model, original, ui })
+        let bytes = model.weight_bytes() + original.as_ref().map_or(0, Model::weight_bytes);
+        backend::with(self.backend, bytes, ui, Job { args: self, model, original, ui })
     }
 }
 

@@ -5,7 +5,7 @@ mod generate;
 mod logits;
 mod report;
 
-use crate::backend::{self, BackendArgs, Task};
+use crate::backend::{self, BackendArgs, Choice, Task};
 use crate::engine::{Engine, Rng, Sampling};
 use crate::error::caller;
 use crate::model::Model;
@@ -137,8 +137,9 @@ impl super::Run for Run {
         let mut warnings = Vec::new();
         let model = Model::open(&self.model, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));
-        let backend = if self.logits.is_some() { self.backend.precise() } else { self.backend };
-        backend::with(backend, Job { args: self, sampling, model, ui, start })
+        let exactly = self.logits.is_some() && self.backend.backend != Choice::Cuda;
+        let backend = if exactly { self.backend.precise() } else { self.backend };
+        backend::with(backend, model.weight_bytes(), ui, Job { args: self, sampling, model, ui, start })
     }
 }
 

@@ -91,7 +91,7 @@ impl Row {
 
 /// Does the whole study; the first row is the original. `done` is called with every row.
 pub fn study(study: &Study, ui: &Ui, done: impl FnMut(&Row)) -> Result<Vec<Row>> {
-    backend::with(study.computing, Work { study, ui, done })
+    backend::with(study.computing, 0, ui, Work { study, ui, done })
 }
 
 struct Work<'a, F> {

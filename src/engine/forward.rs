@@ -195,13 +195,8 @@ pub(super) fn feed_half<B: Backend>(
     add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)
 }
 
-/// Logits of rows of the latest batch, to the host. `out`: `(rows.len(), vocabulary)`.
-pub(super) fn logits<B: Backend>(
-    engine: &Engine<'_, B>,
-    s: &mut Scratch<B>,
-    rows: Range<usize>,
-    out: &mut [f32],
-) -> Result<()> {
+/// Logits of rows of the latest batch into `scratch.logits`, `(rows.len(), vocabulary)`.
+pub(super) fn logits<B: Backend>(engine: &Engine<'_, B>, s: &mut Scratch<B>, rows: Range<usize>) -> Result<()> {
     let (b, plan, n) = (engine.backend, &engine.plan, rows.len());
     s.rows.clear();
     s.rows.extend(rows.map(|i| i as u32));
@@ -212,7 +207,7 @@ pub(super) fn logits<B: Backend>(
     if let Some(cap) = plan.logit_soft_cap {
         b.soft_cap(&mut s.logits, cap, n * engine.vocabulary)?;
     }
-    b.read(&s.logits, out)
+    Ok(())
 }
 
 /// Shows what the output matrix would be multiplied with: all `n` rows of the latest batch, normalized.

@@ -37,6 +37,11 @@ impl<'o> Watch<'o> {
         Watch(Some(observer), Vec::new())
     }
 
+    /// Whether anybody watches.
+    pub fn somebody(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Shows `n` rows to the observer.
     pub fn show<B: Backend, const N: usize>(
         &mut self,

@@ -50,6 +50,8 @@ pub struct Session<'e, B: Backend> {
     rows: usize,
     logit_rows: usize,
     logits: Vec<f32>, // (logit_rows, vocabulary)
+    one_token: B::Recording,
+    one_row: B::Recording,
     stop: Option<&'e AtomicBool>,
 }
 
@@ -71,6 +73,8 @@ impl<'b, B: Backend> Engine<'b, B> {
             rows: 0,
             logit_rows,
             logits: vec![0.0; logit_rows * self.vocabulary],
+            one_token: B::Recording::default(),
+            one_row: B::Recording::default(),
             stop: None,
         })
     }
@@ -145,10 +149,22 @@ impl<'e, B: Backend> Session<'e, B> {
     }
 
     fn run(&mut self, batch: &[u32], watch: &mut Watch<'_>) -> anyhow::Result<()> {
-        let Session { engine, scratch, cache, ropes, length, stop, .. } = self;
+        let Session { engine, scratch, cache, ropes, length, stop, one_token, .. } = self;
         let stop = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
         self.rows = 0;
-        if forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch, &stop)? {
+        let done = match *batch {
+            [token] if !watch.somebody() && engine.repeats() => {
+                // Over within milliseconds: whoever wants to stop can wait for it.
+                let mut step = || {
+                    let never = || false;
+                    forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch, &never).map(drop)
+                };
+                engine.backend.repeat(one_token, Some((token, *length)), &mut step)?;
+                !stop()
+            }
+            _ => forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch, &stop)?,
+        };
+        if done {
             self.length += batch.len();
             self.rows = batch.len();
         }
@@ -181,7 +197,16 @@ impl<'e, B: Backend> Session<'e, B> {
     pub fn logits(&mut self, rows: Range<usize>) -> anyhow::Result<&[f32]> {
         assert!(rows.end <= self.rows && rows.len() <= self.logit_rows, "rows of the latest batch, few enough");
         let out = &mut self.logits[..rows.len() * self.engine.vocabulary];
-        forward::logits(self.engine, &mut self.scratch, rows, out)?;
+        let Session { engine, scratch, one_row, .. } = self;
+        match rows {
+            // Behind a single token, or the first of several: the same work every time.
+            Range { start: 0, end: 1 } => {
+                let mut step = || forward::logits(engine, scratch, 0..1);
+                engine.backend.repeat(one_row, None, &mut step)?;
+            }
+            rows => forward::logits(engine, scratch, rows)?,
+        }
+        self.engine.backend.read(&self.scratch.logits, out)?;
         Ok(out)
     }
 

@@ -110,6 +110,12 @@ impl<'b, B: Backend> Engine<'b, B> {
         self.weight_bytes
     }
 
+    /// Whether a token is computed by the same operations as the one before, without the host: learned positions are looked up
+    /// by the host's number, and experts are picked by it.
+    pub(super) fn repeats(&self) -> bool {
+        self.positions.is_none() && self.blocks.iter().all(|b| matches!(b.feed, FeedWeights::Dense(_)))
+    }
+
     /// The matrix that gives logits.
     pub(super) fn head(&self) -> &B::Weight {
         self.output.as_ref().unwrap_or(&self.embedding)

@@ -206,6 +206,7 @@ impl Backend for Cpu {
     type Weight = Weight;
     type Buffer = Buffer;
     type Cache = Cache;
+    type Recording = ();
 
     fn name(&self) -> String {
         let threads = self.threads();

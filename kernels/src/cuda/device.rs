@@ -3,11 +3,13 @@
 use super::images;
 use super::launch::{Kernel, Launch};
 use super::memory::{Memory, floats_as_bytes};
+use super::profile::Profile;
 use super::workspace::Workspace;
-use crate::{Error, Result};
+use crate::{Error, KernelTime, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest compute capability that kernels are compiled for: Turing.
@@ -26,6 +28,9 @@ pub(super) struct Device {
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
     staging: Mutex<Option<Memory>>,
     position: Mutex<Option<(usize, Memory)>>,
+    token: Mutex<Option<(usize, Memory)>>,
+    recording: AtomicBool,
+    profile: Mutex<Option<Profile>>,
     constants: Mutex<Vec<(Vec<f32>, Memory)>>,
     workspace: Workspace,
     multiprocessors: usize,
@@ -104,6 +109,9 @@ impl Device {
             kernels: Mutex::default(),
             staging: Mutex::default(),
             position: Mutex::default(),
+            token: Mutex::default(),
+            recording: AtomicBool::new(false),
+            profile: Mutex::default(),
             constants: Mutex::default(),
             workspace: Workspace::default(),
             multiprocessors,
@@ -128,6 +136,17 @@ impl Device {
     /// Memory for what lives no longer than one operation.
     pub fn workspace(&self) -> &Workspace {
         &self.workspace
+    }
+
+    /// An attribute of the device; 0 where the driver does not tell.
+    pub fn attribute(&self, attribute: CUdevice_attribute) -> usize {
+        self.context.attribute(attribute).ok().and_then(|v| usize::try_from(v).ok()).unwrap_or(0)
+    }
+
+    /// Bytes of memory that are free, and all of them.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let (free, total) = self.context.mem_get_info().map_err(|e| failed("asking for memory", e))?;
+        Ok((free as u64, total as u64))
     }
 
     /// Begins a launch of the kernel of this name.
@@ -168,18 +187,69 @@ impl Device {
     /// Gives `with` the position of a batch's first row in device memory, `(1)` int. Kernels read it there, so that a recorded
     /// token can be replayed at another position.
     pub fn at_position(&self, start: usize, with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
-        let mut position = lock(&self.position);
-        let (now, memory) = match &mut *position {
+        self.at(&self.position, start, with)
+    }
+
+    /// Gives `with` the number of the one token that is computed, likewise.
+    pub fn at_token(&self, token: u32, with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
+        self.at(&self.token, token as usize, with)
+    }
+
+    fn at(
+        &self,
+        place: &Mutex<Option<(usize, Memory)>>,
+        value: usize,
+        with: impl FnOnce(&Memory) -> Result<()>,
+    ) -> Result<()> {
+        let mut place = lock(place);
+        let (now, memory) = match &mut *place {
             Some(place) => place,
-            None => position.insert((usize::MAX, Memory::zeroed(self, 4, "a position")?)),
+            None => place.insert((usize::MAX, Memory::zeroed(self, 4, "a number")?)),
         };
-        if *now != start {
-            let bytes = i32::try_from(start).expect("positions fit an int").to_le_bytes();
+        if *now != value {
+            let bytes = i32::try_from(value).expect("tokens and positions fit an int").to_le_bytes();
             *now = usize::MAX;
             memory.write(self, 0, &bytes)?;
-            *now = start;
+            *now = value;
         }
         with(memory)
+    }
+
+    /// From now on launches are recorded, or no longer.
+    pub fn set_recording(&self, recording: bool) {
+        self.recording.store(recording, Ordering::Relaxed);
+    }
+
+    /// Errors: launches are being recorded, and `what` cannot be.
+    pub fn refuse_to_record(&self, what: &str) -> Result<()> {
+        match self.recording.load(Ordering::Relaxed) {
+            true => Err(Error::Device(format!("{what} cannot be recorded"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Begins to take the time of every launch.
+    pub fn start_profile(&self) {
+        *lock(&self.profile) = Some(Profile::default());
+    }
+
+    /// Whether launches are timed: then they are not recorded.
+    pub fn is_profiled(&self) -> bool {
+        lock(&self.profile).is_some()
+    }
+
+    /// The times since [`Device::start_profile`]; none if that was not called.
+    pub fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let profile = lock(&self.profile).take();
+        profile.map_or(Ok(Vec::new()), |profile| profile.times(self))
+    }
+
+    /// Launches, timed if that was asked for.
+    pub fn timed(&self, kernel: &str, launch: impl FnOnce() -> Result<()>) -> Result<()> {
+        match &mut *lock(&self.profile) {
+            Some(profile) => profile.around(self, kernel, launch),
+            None => launch(),
+        }
     }
 
     /// Gives `with` floats that hardly ever change, in device memory: copied there once.

@@ -95,6 +95,10 @@ pub(super) fn staged_rows(
     rows: &[u32],
     with: impl FnOnce(&Memory, usize) -> Result<()>,
 ) -> Result<()> {
+    if let [row] = *rows {
+        // A single token is where a recorded one will be looked for.
+        return device.at_token(row, |memory| with(memory, 1));
+    }
     let bytes: Vec<u8> = rows.iter().flat_map(|r| r.to_le_bytes()).collect();
     device.staged(&bytes, |memory| with(memory, rows.len()))
 }

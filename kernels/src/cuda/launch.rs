@@ -9,8 +9,9 @@ use cudarc::driver::{CudaFunction, result};
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Most parameters of a kernel.
+/// Most parameters of a kernel, and most words of eight bytes that they take together.
 const MOST: usize = 24;
+const MOST_WORDS: usize = 96;
 
 /// Dynamic shared memory that a block gets without asking for more, in bytes.
 const SHARED_UNASKED: usize = 48 << 10;
@@ -56,19 +57,23 @@ unsafe fn parameters(function: CUfunction) -> Option<Vec<usize>> {
 pub(super) struct Launch<'a> {
     device: &'a Device,
     kernel: Result<Arc<Kernel>>,
-    arguments: [u64; MOST],
+    words: [u64; MOST_WORDS],
+    used: usize,
+    starts: [usize; MOST],
     sizes: [usize; MOST],
     count: usize,
 }
 
 impl<'a> Launch<'a> {
     pub fn new(device: &'a Device, kernel: Result<Arc<Kernel>>) -> Self {
-        Launch { device, kernel, arguments: [0; MOST], sizes: [0; MOST], count: 0 }
+        Launch { device, kernel, words: [0; MOST_WORDS], used: 0, starts: [0; MOST], sizes: [0; MOST], count: 0 }
     }
 
-    fn push(mut self, bits: u64, size: usize) -> Self {
-        assert!(self.count < MOST, "a kernel has at most {MOST} parameters");
-        (self.arguments[self.count], self.sizes[self.count]) = (bits, size);
+    fn push(mut self, words: &[u64], size: usize) -> Self {
+        assert!(self.count < MOST && self.used + words.len() <= MOST_WORDS, "too many parameters");
+        (self.starts[self.count], self.sizes[self.count]) = (self.used, size);
+        self.words[self.used..self.used + words.len()].copy_from_slice(words);
+        self.used += words.len();
         self.count += 1;
         self
     }
@@ -76,20 +81,20 @@ impl<'a> Launch<'a> {
     /// `const float*`: the kernel reads the first `len` floats.
     pub fn floats(self, buffer: &Buffer, len: usize) -> Self {
         assert!(buffer.len() >= len, "a buffer of {} floats is read to {len}", buffer.len());
-        self.push(buffer.memory().pointer(), 8)
+        self.push(&[buffer.memory().pointer()], 8)
     }
 
     /// `float*`: the kernel writes within the first `len` floats.
     pub fn floats_mut(self, buffer: &mut Buffer, len: usize) -> Self {
         assert!(buffer.len() >= len, "a buffer of {} floats is written to {len}", buffer.len());
-        self.push(buffer.memory().pointer(), 8)
+        self.push(&[buffer.memory().pointer()], 8)
     }
 
     /// A pointer to memory that is read from byte `start` on for `len` bytes.
     pub fn bytes(self, memory: &Memory, start: usize, len: usize) -> Self {
         let end = start.checked_add(len).expect("a range of bytes");
         assert!(memory.len() >= end, "memory of {} bytes is read to {end}", memory.len());
-        self.push(memory.pointer() + start as u64, 8)
+        self.push(&[memory.pointer() + start as u64], 8)
     }
 
     /// A pointer to memory that is written within `len` bytes from byte `start` on.
@@ -99,18 +104,25 @@ impl<'a> Launch<'a> {
 
     /// A null pointer: the kernel does without.
     pub fn none(self) -> Self {
-        self.push(0, 8)
+        self.push(&[0], 8)
     }
 
     /// `int`. Panics beyond its range: shapes were checked to be below.
     pub fn int(self, value: usize) -> Self {
         let value = i32::try_from(value).expect("sizes that kernels see fit an int");
-        self.push(u64::from(value.cast_unsigned()), 4)
+        self.push(&[u64::from(value.cast_unsigned())], 4)
     }
 
     /// `float`.
     pub fn float(self, value: f32) -> Self {
-        self.push(u64::from(value.to_bits()), 4)
+        self.push(&[u64::from(value.to_bits())], 4)
+    }
+
+    /// A struct by value, `words.len() * 8` bytes: pointers (of [`Memory::pointer`], whose lengths the caller has checked), and
+    /// integers in pairs.
+    #[allow(dead_code)] // the next kernels to come take lists of weights
+    pub fn structure(self, words: &[u64]) -> Self {
+        self.push(words, words.len() * 8)
     }
 
     /// Launches `blocks` blocks (x, y, z) of `threads` threads (x, y, z) with `shared` bytes of dynamic shared memory each.
@@ -140,15 +152,17 @@ impl<'a> Launch<'a> {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             kernel.function.set_attribute(most, shared as i32).map_err(fail)?;
         }
-        let mut pointers = self.arguments.each_mut().map(|a| std::ptr::from_mut(a).cast::<c_void>());
+        let base = self.words.as_mut_ptr();
+        // A parameter of no words would start behind the last one; there are none.
+        let mut pointers = self.starts.map(|start| base.wrapping_add(start).cast::<c_void>());
         let (function, stream) = (kernel.function.cu_function(), self.device.stream.cu_stream());
         // SAFETY: the function and the stream are alive and of this context; every pointer leads to as many bytes as the
-        // driver copies (eight, little-endian, for parameters of four or eight). That the kernel stays inside the lengths
+        // driver copies (whole words, little-endian). That the kernel stays inside the lengths
         // checked above is the kernels' part, tested under the sanitizers.
-        let launched = unsafe {
+        let mut launch = || unsafe {
             result::launch_kernel(function, blocks, threads, shared as u32, stream, &mut pointers[..self.count])
         };
-        launched.map_err(fail)
+        self.device.timed(&kernel.name, || launch().map_err(fail))
     }
 
     /// [`Launch::run`] with one thread for each of `n` elements, in blocks of `threads`.

@@ -31,6 +31,7 @@ fn refused(what: &str, bytes: usize, error: DriverError) -> Error {
 impl Memory {
     /// Zeroed bytes.
     pub fn zeroed(device: &Device, len: usize, what: &str) -> Result<Self> {
+        device.refuse_to_record("an allocation")?;
         // Nothing at all is no allocation to the driver.
         let slice = device.stream.alloc_zeros::<u8>(len.max(1)).map_err(|e| refused(what, len, e))?;
         Ok(Self::of(device, slice, len))
@@ -65,12 +66,19 @@ impl Memory {
 
     /// Copies the host's bytes to byte `start` on. Panics if they do not fit.
     pub fn write(&mut self, device: &Device, start: usize, bytes: &[u8]) -> Result<()> {
+        device.refuse_to_record("a copy to the device")?;
         let mut view = self.slice.slice_mut(start..start + bytes.len());
         device.stream.memcpy_htod(bytes, &mut view).map_err(|e| failed("copying to the device", e))
     }
 
+    /// Copies all of another memory of the same length.
+    pub fn copy_from(&mut self, device: &Device, from: &Memory) -> Result<()> {
+        device.stream.memcpy_dtod(&from.slice, &mut self.slice).map_err(|e| failed("copying on the device", e))
+    }
+
     /// Copies bytes from `start` on to the host, after everything before is done. Panics if there are fewer.
     pub fn read(&self, device: &Device, start: usize, out: &mut [u8]) -> Result<()> {
+        device.refuse_to_record("a copy from the device")?;
         let view = self.slice.slice(start..start + out.len());
         device.stream.memcpy_dtoh(&view, out).map_err(|e| failed("copying from the device", e))?;
         device.synchronize()

@@ -7,6 +7,7 @@
 //! Without a GPU the same host code and the same kernels run on a stand-in for the driver: see `kernels/cuda/cpu`.
 
 mod attention;
+mod bandwidth;
 mod device;
 mod elements;
 mod images;
@@ -14,15 +15,18 @@ mod launch;
 mod layout;
 mod matmul;
 mod memory;
+mod profile;
+mod record;
 #[cfg(test)]
 mod tests;
 mod weight;
 mod workspace;
 
 pub use memory::Buffer;
+pub use record::Recording;
 pub use weight::Weight;
 
-use crate::{Activation, Attention, Backend, CacheShape, Norm, Product, Result, Rope};
+use crate::{Activation, Attention, Backend, CacheShape, KernelTime, Norm, Product, Result, Rope};
 use device::Device;
 use qconv_formats::QTensor;
 
@@ -45,12 +49,39 @@ impl Cuda {
     pub fn new(options: Options) -> Result<Self> {
         Ok(Cuda { device: Device::open(options.device)? })
     }
+
+    /// Bytes of the device's memory that are free, and all of them.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.device.memory()
+    }
 }
 
 impl Backend for Cuda {
     type Weight = Weight;
     type Buffer = Buffer;
     type Cache = Cache;
+    type Recording = Recording;
+
+    fn read_bandwidth(&self) -> Option<f64> {
+        bandwidth::copy(&self.device).ok()
+    }
+
+    fn repeat(
+        &self,
+        recording: &mut Recording,
+        at: Option<(u32, usize)>,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        record::repeat(&self.device, recording, at, step)
+    }
+
+    fn start_profile(&self) {
+        self.device.start_profile();
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.device.kernel_times()
+    }
 
     fn name(&self) -> String {
         self.device.name()

@@ -4,6 +4,7 @@
 mod codebooks;
 mod engine;
 mod operations;
+mod record;
 
 use super::*;
 use crate::cpu::{self, Cpu};

@@ -1,0 +1,90 @@
+//! Recording a token: all its launches become one CUDA graph, so that the device never waits for the host between them.
+//!
+//! A step runs plainly the first time: kernels are looked up, workspaces grow. The second time its launches are captured instead
+//! of run, and from then on the graph is launched. What changes from token to token (its number, its position) lies in device
+//! memory and is written before. What decides how launches are cut (how many positions there are) is allowed to change within
+//! one recording only as far as kernels can do with it: a recording is good up to the next power of two of positions.
+
+use super::device::{Device, failed};
+use crate::Result;
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+/// What is kept of a step that is repeated, token after token.
+#[derive(Default)]
+pub struct Recording(State);
+
+#[derive(Default)]
+enum State {
+    /// Nothing has run yet.
+    #[default]
+    New,
+    /// It has run, and could not be recorded so many times: a workspace had to grow, or it does what cannot be recorded.
+    Warm { failures: usize },
+    /// It is recorded.
+    Recorded { graph: CudaGraph, positions: usize },
+}
+
+/// Positions from which on recordings are told apart.
+const FIRST: usize = 128;
+
+/// Failures after which it is not tried again.
+const MOST_FAILURES: usize = 3;
+
+/// See [`crate::Backend::repeat`].
+pub(super) fn repeat(
+    device: &Device,
+    recording: &mut Recording,
+    at: Option<(u32, usize)>,
+    step: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let Recording(state) = recording;
+    let failures = match state {
+        State::New => {
+            *state = State::Warm { failures: 0 };
+            return step();
+        }
+        State::Warm { failures } if *failures >= MOST_FAILURES || device.is_profiled() => return step(),
+        State::Warm { failures } => *failures,
+        State::Recorded { .. } if device.is_profiled() => return step(),
+        State::Recorded { .. } => 0,
+    };
+    let mut now = FIRST;
+    if let Some((token, start)) = at {
+        // Where the recorded launches will look for them.
+        device.at_token(token, |_| Ok(()))?;
+        device.at_position(start, |_| Ok(()))?;
+        now = (start + 1).next_power_of_two().max(FIRST);
+    }
+    let launch = |graph: &CudaGraph| graph.launch().map_err(|e| failed("replaying a token", e));
+    if let State::Recorded { graph, positions } = state
+        && *positions == now
+    {
+        return launch(graph);
+    }
+    // A graph that is gone must not be launched again, whatever happens below.
+    *state = State::Warm { failures: failures + 1 };
+    match capture(device, step)? {
+        None => step(),
+        Some(graph) => {
+            launch(&graph)?;
+            *state = State::Recorded { graph, positions: now };
+            Ok(())
+        }
+    }
+}
+
+/// The step as a graph, not run. `None`: it does something that cannot be recorded.
+fn capture(device: &Device, step: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    device.stream.begin_capture(mode).map_err(|e| failed("beginning to record", e))?;
+    device.set_recording(true);
+    let stepped = step();
+    device.set_recording(false);
+    let graph = device.stream.end_capture(CUgraphInstantiate_flags(0));
+    match (stepped, graph) {
+        (Ok(()), Ok(Some(graph))) => Ok(Some(graph)),
+        // The stream is usable again in any case; an error of the step comes back when it runs plainly.
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,169 @@
+//! The tool on the CUDA backend: through the stand-in for the driver that runs the kernels on the CPU, found on
+//! `LD_LIBRARY_PATH` as a driver would be. Where there is no C++ compiler, a line on standard error says that nothing was tested.
+
+#![allow(clippy::unwrap_used)] // a test
+
+mod common;
+
+use common::{arg, fixture};
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The binary with a stand-in driver. `None`: no compiler.
+fn qconv(args: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
+    let folder = qconv_stand_in::folder()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qconv"));
+    command.args(args).env("LD_LIBRARY_PATH", folder).envs(environment.iter().copied());
+    Some(command.output().unwrap())
+}
+
+/// Standard output of a run that must succeed, and what it told.
+fn ok(args: &[&str], environment: &[(&str, &str)]) -> Option<(String, String)> {
+    let out = qconv(args, environment)?;
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{args:?} failed:\n{told}");
+    Some((String::from_utf8(out.stdout).unwrap(), told))
+}
+
+fn floats(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn every_family_gives_the_logits_of_transformers() {
+    // Of the largest logit. The cache keeps keys and values in half precision, and for prompts activations are rounded to the
+    // type of the weights, which is BF16 in these fixtures: 2^-9 relative.
+    const ALLOWED: f32 = 1e-2;
+    let scratch = tempfile::tempdir().unwrap();
+    let mut folders: Vec<_> = std::fs::read_dir(fixture("architectures"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_dir())
+        .collect();
+    folders.sort();
+    assert!(folders.len() >= 5, "the fixtures are not there");
+    for folder in folders {
+        let expected: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+        let (ids, out) = (scratch.path().join("ids.json"), scratch.path().join("out.f32"));
+        std::fs::write(&ids, expected["tokens"].to_string()).unwrap();
+        let args = ["run", arg(&folder), "--tokens", arg(&ids), "--logits", arg(&out), "--backend", "cuda"];
+        if ok(&args, &[]).is_none() {
+            return;
+        }
+        let (got, want) = (floats(&out), floats(&folder.join("expected_logits.f32")));
+        assert_eq!(got.len(), want.len());
+        let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        // A difference that is NaN is not allowed either.
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d <= m { m } else { d });
+        assert!(worst <= ALLOWED * largest, "{}: {worst} of {largest}", folder.display());
+    }
+}
+
+#[test]
+fn greedy_text_is_the_processors() {
+    let model = fixture("models/stories260k");
+    let args = |backend| {
+        ["run", arg(&model), "-p", "Once upon a time", "-n", "24", "--temp", "0", "--json", "--backend", backend]
+    };
+    let Some((cuda, _)) = ok(&args("cuda"), &[]) else { return };
+    let (cpu, _) = ok(&args("cpu"), &[]).unwrap();
+    let text = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["text"].clone();
+    assert_eq!(text(&cuda), text(&cpu));
+    assert!(text(&cpu).as_str().unwrap().len() > 40);
+}
+
+#[test]
+fn perplexity_is_the_processors_within_half_a_percent() {
+    let (scratch, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));
+    let file = scratch.path().join("model.gguf");
+    for mix in ["q8_0", "q4_0"] {
+        let convert = ["convert", arg(&model), "-t", mix, "-o", arg(&file), "--force"];
+        if ok(&convert, &[]).is_none() {
+            return;
+        }
+        let text = fixture("texts/prose.txt");
+        let perplexity = |backend| {
+            let args = [
+                "perplexity",
+                arg(&file),
+                "--file",
+                arg(&text),
+                "-c",
+                "64",
+                "--chunks",
+                "3",
+                "--json",
+                "--backend",
+                backend,
+            ];
+            let json = ok(&args, &[]).unwrap().0;
+            serde_json::from_str::<serde_json::Value>(&json).unwrap()["perplexity"].as_f64().unwrap()
+        };
+        let (cuda, cpu) = (perplexity("cuda"), perplexity("cpu"));
+        assert!((cuda / cpu - 1.0).abs() < 0.005, "{mix}: {cuda} on CUDA, {cpu} on the processor");
+    }
+}
+
+#[test]
+fn bench_and_calibrate_run() {
+    let (scratch, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));
+    let bench = ["bench", arg(&model), "-p", "8", "-n", "4", "-r", "1", "--json", "--backend", "cuda"];
+    let Some((json, _)) = ok(&bench, &[]) else { return };
+    let records: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(records[0]["backend"].as_str().unwrap().starts_with("cuda (stand-in on the CPU"), "{json}");
+    let (table, _) = ok(&[&bench[..6], &["-r", "1", "--kernels", "--backend", "cuda"]].concat(), &[]).unwrap();
+    assert!(table.contains("norm_rms") && table.contains("launches"), "{table}");
+    let text = fixture("texts/prose.txt");
+    let matrix = |backend| {
+        let out = scratch.path().join(format!("{backend}.gguf"));
+        let args = [
+            "calibrate",
+            arg(&model),
+            "--file",
+            arg(&text),
+            "-o",
+            arg(&out),
+            "-c",
+            "32",
+            "--chunks",
+            "2",
+            "--backend",
+            backend,
+        ];
+        ok(&args, &[]).unwrap();
+        std::fs::metadata(out).unwrap().len()
+    };
+    assert_eq!(matrix("cuda"), matrix("cpu"));
+}
+
+#[test]
+fn devices_that_cannot_be_used_are_refused_in_a_sentence_and_auto_takes_the_processor() {
+    let model = fixture("models/stories260k");
+    let args = |backend| ["run", arg(&model), "-p", "x", "-n", "1", "--backend", backend];
+    for (name, value, why) in [
+        ("QCONV_STAND_IN_DEVICES", "0", "finds no device"),
+        ("QCONV_STAND_IN_CAPABILITY", "7.0", "7.5 (Turing) or newer is needed"),
+        ("QCONV_STAND_IN_MEMORY", "1000000", "the weights take"),
+    ] {
+        let Some(out) = qconv(&args("cuda"), &[(name, value)]) else { return };
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{told}");
+        assert!(told.contains(why) && !told.contains("panicked"), "{told}");
+        let (_, told) = ok(&args("auto"), &[(name, value)]).unwrap();
+        assert!(told.contains("computing on the CPU") && told.contains(why), "{told}");
+        let quiet = [&["-q"], &args("auto")[..]].concat();
+        assert_eq!(ok(&quiet, &[(name, value)]).unwrap().1, "");
+    }
+    // The weights fit, the cache does not: the memory is gone only then.
+    let out =
+        qconv(&[&args("cuda")[..], &["--ctx", "100000"]].concat(), &[("QCONV_STAND_IN_MEMORY", "20000000")]).unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    assert!(told.contains("CUDA memory") && told.contains("--ctx") && !told.contains("panicked"), "{told}");
+    let (_, told) = ok(&args("auto"), &[]).unwrap();
+    assert!(told.contains("cuda (stand-in on the CPU") && !told.contains("computing on the CPU:"), "{told}");
+    let out = qconv(&[&args("cuda")[..], &["--kv", "f32"]].concat(), &[]).unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("--kv f32 is not for --backend cuda"));
+}
