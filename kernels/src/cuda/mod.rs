@@ -1,8 +1,8 @@
 //! The CUDA backend: packed weights and everything else in the memory of an NVIDIA device, Turing (7.5) or newer.
 //!
-//! Kernels are in `kernels/cuda/*.cu` (its README has the conventions). They are compiled ahead and embedded ([`images`]), so
+//! Kernels are in `kernels/cuda/*.cu` (its README has the conventions). They are compiled ahead and embedded (`images.rs`), so
 //! that a user's machine needs the NVIDIA driver and nothing else; the driver's library is looked for when [`Cuda::new`] is
-//! called. All launches go through [`launch`].
+//! called. All launches go through `launch.rs`.
 //!
 //! Without a GPU the same host code and the same kernels run on a stand-in for the driver: see `kernels/cuda/cpu`.
 
