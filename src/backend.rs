@@ -22,6 +22,9 @@ pub enum Choice {
 pub enum CacheFormat {
     /// Half precision
     F16,
+    /// 8 bits, and a scale for 32 neighbours: half the memory
+    #[value(name = "q8_0")]
+    Q8,
     /// Single precision
     F32,
 }
@@ -33,6 +36,8 @@ pub enum WeightMemory {
     Mapped,
     /// A copy in huge pages: as much memory again and some load time, for faster generation
     Copied,
+    /// A copy if measuring shows that it is read faster and there is memory enough
+    Auto,
 }
 
 /// Arguments of every command that computes.
@@ -129,9 +134,14 @@ pub fn with<T: Task>(args: BackendArgs, weight_bytes: u64, ui: &Ui, task: T) -> 
     let options = cpu::Options {
         threads,
         activations: if args.exact { Activations::Exact } else { Activations::Int8 },
-        kv: if args.kv == Some(CacheFormat::F32) { Kv::F32 } else { Kv::F16 },
+        kv: match args.kv {
+            Some(CacheFormat::F32) => Kv::F32,
+            Some(CacheFormat::Q8) => Kv::Q8,
+            Some(CacheFormat::F16) | None => Kv::F16,
+        },
         weights: match args.weights {
             Some(WeightMemory::Copied) => Weights::Copied,
+            Some(WeightMemory::Auto) => Weights::Auto,
             Some(WeightMemory::Mapped) | None => Weights::Mapped,
         },
         ..cpu::Options::default()

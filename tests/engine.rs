@@ -178,6 +178,26 @@ fn threads_change_no_bit() {
     assert!(run(1) == run(3), "logits differ between 1 and 3 threads");
 }
 
+/// With scales of their own, and a head that is no multiple of 32, in prompts and token by token.
+#[test]
+fn a_cache_of_8_bits_changes_little() {
+    let exact = exact(2);
+    let options = Options { activations: Activations::Exact, kv: Kv::Q8, ..Options::default() };
+    let small = Cpu::new(options).unwrap();
+    for folder in families() {
+        let (tokens, _) = expected(&folder);
+        let (engine, original) = (load(&small, &folder), load(&exact, &folder));
+        for step in [48, 1] {
+            let of = |engine: &Engine<'_, Cpu>| {
+                let mut session = engine.session(SessionOptions::new(tokens.len()).all_logits()).unwrap();
+                logits(&mut session, &tokens, step)
+            };
+            let off = difference(&of(&engine), &of(&original));
+            assert!(off > 0.0 && off < 2e-2, "{} in pieces of {step}: {off:e}", folder.display());
+        }
+    }
+}
+
 #[test]
 fn a_full_context_and_foreign_tokens_are_refused() {
     let backend = exact(1);
@@ -211,6 +231,10 @@ fn memory_is_known_beforehand() {
     // 5 layers, 4 key-value heads of 8, keys and values in f32.
     assert_eq!(plan.cache, 5 * 512 * 2 * 4 * 8 * 4);
     assert!(plan.weights > 1_000_000 && plan.weights < 1_100_000, "{plan}");
+    // 8 bits, and a half-precision scale for each head of 8.
+    let small = Cpu::new(Options { kv: Kv::Q8, ..Options::default() }).unwrap();
+    let plan = load(&small, &fixtures("models/stories260k")).memory(SessionOptions::new(512)).unwrap();
+    assert_eq!(plan.cache, 5 * 512 * 2 * 4 * (8 + 2));
     let huge = engine.memory(SessionOptions::new(usize::MAX / 2)).unwrap_err().to_string();
     assert!(huge.contains("beyond all memory"), "{huge}");
 }

@@ -158,15 +158,26 @@ pub trait Backend {
         Ok(Vec::new())
     }
 
+    /// Billions of multiply-adds of 8-bit integers per second that the instructions used for them can do at most, measured
+    /// now. `None` where the backend cannot tell.
+    fn integer_peak(&self) -> Option<f64> {
+        None
+    }
+
     /// Takes a weight over: by reference into the mapped file, or re-laid out, as the backend sees fit.
     fn weight(&self, tensor: QTensor) -> Result<Self::Weight>;
 
     /// A zeroed buffer of `len` floats.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
 
-    /// Bytes of one key or value number in this backend's caches; memory is planned with it.
+    /// Bytes of one key or value number in this backend's caches, where all take the same.
     fn cache_float_bytes(&self) -> usize {
         4
+    }
+
+    /// Bytes that this backend's caches take for one head's key or value of `dim` numbers.
+    fn cache_head_bytes(&self, dim: usize) -> usize {
+        dim * self.cache_float_bytes()
     }
 
     /// Positions that this backend's caches keep together: memory is taken for whole multiples.

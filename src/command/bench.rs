@@ -8,6 +8,7 @@ use crate::model::Model;
 use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
 use anyhow::Result;
+use qconv_formats::block::BlockFormat;
 use qconv_kernels::Backend;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -21,7 +22,10 @@ Examples:
 
 A test pp512 evaluates a prompt of 512 random tokens in batches, tg128 generates 128 tokens one by one; both begin with
 an empty cache. GB/s counts the bytes of weights that one token needs (the tables of embeddings are not read whole), and
-the share is that of the machine's read bandwidth, measured in the same run.")]
+the share is that of the machine's read bandwidth, measured in the same run. Beside it stands how fast the same products
+are with weights in the cache: where that is below the bandwidth, arithmetic is the bound and not memory. For prompts of
+models with block-quantized layers the share is that of the multiply-adds of 8-bit integers that the processor's dot
+product does when it does nothing else (VNNI with AVX-512).")]
 pub struct Bench {
     /// GGUF files or Hugging Face folders
     #[arg(required = true)]
@@ -96,6 +100,12 @@ pub struct Record {
     pub tests: Vec<Test>,
     /// Read bandwidth of the machine in GB/s, measured in this run; `None` where the backend cannot tell.
     pub read_bandwidth: Option<f64>,
+    /// GB/s at which products of one token read weights in the cache.
+    pub cached_rate: Option<f64>,
+    /// The format that was measured with.
+    pub cached_format: Option<&'static str>,
+    /// Billions of multiply-adds of 8-bit integers per second, measured in this run.
+    pub integer_peak: Option<f64>,
     /// Seconds from opening the file to a model that is ready.
     pub load_seconds: f64,
     /// Highest resident memory of the process, in bytes, mapped file pages included.
@@ -117,6 +127,8 @@ pub struct Test {
     pub gigabytes_per_second: Option<f64>,
     /// Share of the read bandwidth (generation only).
     pub bandwidth_share: Option<f64>,
+    /// Share of [`Record::integer_peak`] (prompts of models with block-quantized layers only).
+    pub peak_share: Option<f64>,
     /// The time of every kernel, longest first (`--kernels`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Kernel>,
@@ -154,8 +166,13 @@ impl Run for Bench {
         if self.style.table() == Style::Plain {
             for r in &records {
                 let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
+                let cached = match (r.cached_format, r.cached_rate) {
+                    (Some(format), Some(rate)) => format!(", {format} in the cache {rate:.1} GB/s"),
+                    _ => String::new(),
+                };
+                let peak = r.integer_peak.map_or(String::new(), |p| format!(", dot products {p:.0} G multiply-adds/s"));
                 ui.note(format!(
-                    "{}: loaded in {}, peak memory {}, read bandwidth {bandwidth}, {}",
+                    "{}: loaded in {}, peak memory {}, read bandwidth {bandwidth}{cached}{peak}, {}",
                     r.name,
                     ui::seconds(r.load_seconds),
                     r.peak_memory.map_or("unknown".into(), ui::bytes),
@@ -168,7 +185,7 @@ impl Run for Bench {
 }
 
 fn table(records: &[Record]) -> Table {
-    let mut table = Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth"]);
+    let mut table = Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth", "of peak"]);
     for r in records {
         for t in &r.tests {
             table.row([
@@ -180,6 +197,7 @@ fn table(records: &[Record]) -> Table {
                 format!("{:.1} ± {:.1}", t.tokens_per_second, t.deviation),
                 t.gigabytes_per_second.map_or(String::new(), |x| format!("{x:.1}")),
                 t.bandwidth_share.map_or(String::new(), |x| format!("{:.0}%", x * 100.0)),
+                t.peak_share.map_or(String::new(), |x| format!("{:.0}%", x * 100.0)),
             ]);
         }
     }
@@ -230,6 +248,10 @@ impl Task for Measure<'_> {
         let speed = engine::speed(&loaded, self.bench.prompt, self.bench.generate, self.bench.repetitions)?;
         let peak_memory = engine::memory::peak();
         let read_bandwidth = backend.read_bandwidth();
+        let cached = engine::cached_rate(backend, &model)?;
+        let quantized = cached.is_some_and(|(name, _)| BlockFormat::by_name(name).is_some_and(|f| f.is_quantized()));
+        let integer_peak = backend.integer_peak().filter(|_| quantized);
+        let products = products_per_token(&model, loaded.plan());
         let test = |kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
             let kernels = if self.bench.kernels { kernels(&loaded, kind, rate.tokens)? } else { Vec::new() };
             let gigabytes = bytes.map(|b| b as f64 * rate.mean() / 1e9);
@@ -240,6 +262,7 @@ impl Task for Measure<'_> {
                 samples: rate.samples.clone(),
                 gigabytes_per_second: gigabytes,
                 bandwidth_share: gigabytes.zip(read_bandwidth).map(|(g, b)| g / b),
+                peak_share: integer_peak.filter(|_| bytes.is_none()).map(|p| products * rate.mean() / p / 1e9),
                 kernels,
             })
         };
@@ -254,6 +277,9 @@ impl Task for Measure<'_> {
             backend: backend.name(),
             tests: prompt.chain(generation).collect::<Result<_>>()?,
             read_bandwidth,
+            cached_rate: cached.map(|(_, rate)| rate),
+            cached_format: cached.map(|(format, _)| format),
+            integer_peak,
             load_seconds,
             peak_memory,
         })
@@ -284,4 +310,11 @@ fn bytes_per_token(model: &Model, plan: &crate::arch::Plan) -> u64 {
         _ => t.stored_bytes() as f64,
     };
     model.tensors().iter().map(bytes).sum::<f64>() as u64
+}
+
+/// Multiply-adds with weights of the layers that a token of a prompt needs (the output matrix only meets the last one).
+fn products_per_token(model: &Model, plan: &crate::arch::Plan) -> f64 {
+    let share = plan.feed.experts.map_or(1.0, |e| e.used as f64 / e.count as f64);
+    let matrices = model.tensors().iter().filter(|t| t.name.starts_with("blk.") && t.shape.dims().len() >= 2);
+    matrices.map(|t| t.shape.len() as f64 * if t.name.contains("_exps.") { share } else { 1.0 }).sum()
 }

@@ -34,10 +34,12 @@ impl std::fmt::Display for MemoryPlan {
     }
 }
 
-/// Bytes of a cache that keeps numbers of `size` bytes; `None` if the number overflows.
-pub(super) fn cache_bytes(shape: &CacheShape, size: usize) -> Option<u64> {
-    let width = (shape.key_width as u64).checked_add(shape.value_width as u64)?;
-    (shape.layers as u64).checked_mul(shape.positions as u64)?.checked_mul(width)?.checked_mul(size as u64)
+/// Bytes of a cache in which a head's vector of some width takes `head_bytes` of it; `None` if the number overflows.
+pub(super) fn cache_bytes(shape: &CacheShape, head_bytes: impl Fn(usize) -> usize) -> Option<u64> {
+    let heads = shape.kv_heads.max(1);
+    let of_head =
+        (head_bytes(shape.key_width / heads) as u64).checked_add(head_bytes(shape.value_width / heads) as u64)?;
+    (shape.layers as u64).checked_mul(shape.positions as u64)?.checked_mul(heads as u64)?.checked_mul(of_head)
 }
 
 /// The most memory that this process has had resident, in bytes (`VmHWM`; mapped files count as far as they were read).
@@ -60,10 +62,11 @@ mod tests {
 
     #[test]
     fn cache_size_is_checked_arithmetic() {
-        let shape = CacheShape { layers: 2, positions: 10, kv_heads: 1, key_width: 3, value_width: 5 };
-        assert_eq!(cache_bytes(&shape, 2), Some(2 * 10 * 8 * 2));
+        let shape = CacheShape { layers: 2, positions: 10, kv_heads: 3, key_width: 9, value_width: 15 };
+        assert_eq!(cache_bytes(&shape, |dim| 2 * dim), Some(2 * 10 * 24 * 2));
+        assert_eq!(cache_bytes(&shape, |dim| dim + 1), Some(2 * 10 * 3 * (4 + 6)));
         let shape = CacheShape { layers: usize::MAX, ..shape };
-        assert_eq!(cache_bytes(&shape, 4), None);
+        assert_eq!(cache_bytes(&shape, |dim| 4 * dim), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! batch, so that feeding tokens allocates nothing.
 
 mod blockwise;
+mod bounds;
 pub mod chat;
 mod feed;
 mod forward;
@@ -19,7 +20,9 @@ mod speed;
 mod weights;
 
 pub use blockwise::{Blockwise, Half};
+pub use bounds::cached_rate;
 pub use load::Replaced;
+
 pub use memory::MemoryPlan;
 pub use observe::{Inputs, Observer};
 pub use rng::Rng;

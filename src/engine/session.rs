@@ -114,7 +114,9 @@ impl<'b, B: Backend> Engine<'b, B> {
     fn cache_bytes(&self, shape: &CacheShape) -> anyhow::Result<u64> {
         let whole = shape.positions.checked_next_multiple_of(self.backend.cache_block());
         whole
-            .and_then(|positions| cache_bytes(&CacheShape { positions, ..*shape }, self.backend.cache_float_bytes()))
+            .and_then(|positions| {
+                cache_bytes(&CacheShape { positions, ..*shape }, |dim| self.backend.cache_head_bytes(dim))
+            })
             .filter(|&n| n <= isize::MAX as u64)
             .ok_or_else(|| caller(format!("a context of {} positions is beyond all memory", shape.positions)))
     }

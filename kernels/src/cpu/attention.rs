@@ -8,7 +8,7 @@
 //! in order. Cuts depend on positions alone, never on the number of threads.
 
 use super::Isa;
-use super::cache::{BLOCK, Cache, Data, GROUP, Kept, Parts};
+use super::cache::{BLOCK, Cache, Data, GROUP, Kept, Multiplied, Parts};
 use super::memory::{Scratch, Split, Workspace};
 use super::pool::Pool;
 use super::simd::{Op, Simd, dispatch, math};
@@ -47,6 +47,7 @@ pub(super) fn attention(
     match &cache.data {
         Data::F32(parts) => job.all(pool, isa, workspace, parts, out),
         Data::F16(parts) => job.all(pool, isa, workspace, parts, out),
+        Data::Q8(parts) => job.all(pool, isa, workspace, parts, out),
     }
 }
 
@@ -188,13 +189,16 @@ impl<T: Kept> Op for Walk<'_, T> {
         let &Attention { key_dim, value_dim, scale, soft_cap, .. } = job.shape;
         let rows = item.count * job.group();
         let width = value_dim.next_multiple_of(WIDTH * S::LANES);
-        let mut scratch = Scratch::of(rows * (key_dim + BLOCK + width + 2));
+        let decoded = if T::SCALED == 0 { (0, 0) } else { (BLOCK * key_dim, BLOCK * value_dim + width - value_dim) };
+        let mut scratch = Scratch::of(rows * (key_dim + BLOCK + width + 2) + decoded.0 + decoded.1);
         {
             let scratch = scratch.floats();
             let (queries, scratch) = scratch.split_at_mut(rows * key_dim);
             let (scores, scratch) = scratch.split_at_mut(rows * BLOCK);
             let (sums, scratch) = scratch.split_at_mut(rows * width);
-            let (maxima, totals) = scratch.split_at_mut(rows);
+            let (maxima, scratch) = scratch.split_at_mut(rows);
+            let (totals, scratch) = scratch.split_at_mut(rows);
+            let (decoded_keys, decoded_values) = scratch.split_at_mut(decoded.0);
             job.pack::<S>(&item, scale, queries);
             sums.fill(0.0);
             maxima.fill(f32::NEG_INFINITY);
@@ -205,6 +209,9 @@ impl<T: Kept> Op for Walk<'_, T> {
                 let (keys, values) = Parts::<T>::at(job.cache, job.layer, block, item.head);
                 let keys = &parts.keys[keys..][..BLOCK * key_dim];
                 let values = &parts.values[values..][..BLOCK * value_dim + width - value_dim];
+                let (key_scales, value_scales) = parts.scales(job.cache, job.layer, block, item.head);
+                let keys = T::keys(s, keys, key_scales, count, decoded_keys);
+                let values = T::values(s, values, value_scales, value_dim, count, decoded_values);
                 // SAFETY: `keys` is a whole block, `scores` has BLOCK columns, and `queries` was packed for these rows.
                 unsafe { all_scores(s, key_dim, count, rows, keys, queries, scores) };
                 for row in 0..rows {
@@ -224,7 +231,7 @@ impl<T: Kept> Op for Walk<'_, T> {
                     unsafe {
                         let panel = Panel { at: values.as_ptr().add(column), step: value_dim, vector: S::LANES };
                         let to = Sums { at: sums.as_mut_ptr().add(column), stride: width, add: true };
-                        T::multiply::<S, BLOCK>(s, count, panel, rows, scores.as_ptr(), to);
+                        T::Read::multiply::<S, BLOCK>(s, count, panel, rows, scores.as_ptr(), to);
                     }
                 }
             }
@@ -278,7 +285,7 @@ impl Job<'_> {
 /// Slices are as large as their names say; `queries` are packed.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // what a tile needs
-unsafe fn all_scores<S: Simd, T: Kept>(
+unsafe fn all_scores<S: Simd, T: Multiplied>(
     s: S,
     key_dim: usize,
     count: usize,

@@ -1,8 +1,8 @@
-//! How fast this machine reads memory: the bound of generation.
+//! The bounds of this machine: how fast it reads memory (generation), and how many products it does (prompts).
 
 use super::memory::{Aligned, Pages};
 use super::simd::{Op, Simd, dispatch};
-use super::{Cpu, Split};
+use super::{Cpu, Split, products};
 use crate::Result;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -38,6 +38,21 @@ impl Cpu {
             small_pages: self.read_rate(bytes / 4, Pages::Small)?,
             huge_pages: self.read_rate(bytes / 4, Pages::Huge)?,
         })
+    }
+
+    /// Multiply-adds of 8-bit integers per second, in billions, that all threads do with dot products alone: the median over
+    /// some tens of milliseconds.
+    pub fn integer_peak(&self) -> f64 {
+        const ROUNDS: usize = 20_000;
+        let mut rates = Vec::new();
+        for _ in 0..15 {
+            let start = Instant::now();
+            self.pool.run(4 * self.threads(), |_| products::dots(self.isa, ROUNDS));
+            let done = 4 * self.threads() * ROUNDS * products::ROUND;
+            rates.push(done as f64 / start.elapsed().as_secs_f64() / 1e9);
+        }
+        rates.sort_unstable_by(f64::total_cmp);
+        rates[rates.len() / 2]
     }
 
     /// The median over several passes, so that neither a pause nor a lucky moment counts.
@@ -113,5 +128,7 @@ mod tests {
         for rate in [small_pages, huge_pages, cpu.read_bandwidth().unwrap()] {
             assert!((0.05..20_000.0).contains(&rate), "{rate} GB/s");
         }
+        let peak = cpu.integer_peak();
+        assert!((0.05..1e6).contains(&peak), "{peak} billion multiply-adds per second");
     }
 }

@@ -265,7 +265,7 @@ fn attention_agrees_with_the_oracle() {
                 }
             }
         }
-        for kv in [Kv::F32, Kv::F16] {
+        for kv in [Kv::F32, Kv::F16, Kv::Q8] {
             let mut first: Option<(Isa, Vec<f32>)> = None;
             for name in Cpu::isa_names() {
                 for threads in [1, 2, 3, 7] {
@@ -285,7 +285,11 @@ fn attention_agrees_with_the_oracle() {
                     let mut out = cpu.buffer(n * heads * value_dim).unwrap();
                     cpu.attention(&shape, &q, &cache, 1, start, n, &mut out).unwrap();
                     let d = difference(&out, &want);
-                    let allowed = if kv == Kv::F32 { 3e-6 } else { 3e-3 };
+                    let allowed = match kv {
+                        Kv::F32 => 3e-6,
+                        Kv::F16 => 3e-3,
+                        Kv::Q8 => 3e-2, // scores of heads of many dimensions are off by as much
+                    };
                     assert!(d < allowed, "{} {kv:?} {shape:?} start {start} n {n}: {d}", cpu.name());
                     match &first {
                         Some((isa, bits)) if *isa == cpu.isa() => assert_eq!(bits, &out.to_vec(), "{shape:?}: threads"),

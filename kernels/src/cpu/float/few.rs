@@ -1,8 +1,9 @@
 //! Few tokens: dot products of rows as they are read.
 
-use super::{FEW, ITEM_BYTES, Kind, Part};
+use super::{FEW, ITEM_BYTES, ITEMS_PER_THREAD, Part};
 use crate::cpu::Cpu;
-use crate::cpu::simd::{Op, Simd, dispatch};
+use crate::cpu::simd::{Op, Simd};
+use std::marker::PhantomData;
 
 /// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
 const AHEAD: usize = 2048;
@@ -11,14 +12,15 @@ const AHEAD: usize = 2048;
 const LINE: usize = 64;
 
 pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) {
-    let rows = |p: &Part<'_>| (ITEM_BYTES / p.row_bytes().max(1)).max(1);
+    let share = |p: &Part<'_>| p.rows / (cpu.threads() * ITEMS_PER_THREAD);
+    let rows = |p: &Part<'_>| (ITEM_BYTES / p.row_bytes().max(1)).min(share(p)).max(1);
     let items = |p: &Part<'_>| p.rows.div_ceil(rows(p));
     cpu.pool.run(parts.iter().map(items).sum(), |mut item| {
         for part in parts {
             if item < items(part) {
                 let first = item * rows(part);
                 let rows = rows(part).min(part.rows - first);
-                return dispatch(cpu.isa, Rows { part, x, n, first, rows });
+                return (part.float.few)(cpu.isa, Rows { part, x, n, first, rows });
             }
             item -= items(part);
         }
@@ -26,7 +28,7 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) {
 }
 
 /// Rows `first .. first + rows` for all tokens.
-struct Rows<'p, 'a> {
+pub(super) struct Rows<'p, 'a> {
     part: &'p Part<'a>,
     x: &'p [f32],
     n: usize,
@@ -34,21 +36,20 @@ struct Rows<'p, 'a> {
     rows: usize,
 }
 
-impl Op for Rows<'_, '_> {
+/// [`Rows`] of a format.
+pub(super) struct Each<'p, 'a, F>(pub(super) Rows<'p, 'a>, pub(super) PhantomData<F>);
+
+impl<F: Stored> Op for Each<'_, '_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.part.kind {
-            Kind::F32 => self.each::<S, F32>(s),
-            Kind::F16 => self.each::<S, F16>(s),
-            Kind::Bf16 => self.each::<S, Bf16>(s),
-        }
+        self.0.each::<S, F>(s);
     }
 }
 
 /// A stored number.
-pub(super) trait Stored {
+pub(super) trait Stored: 'static {
     const BYTES: usize;
 
     /// # Safety

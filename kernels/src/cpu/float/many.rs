@@ -1,12 +1,13 @@
 //! Many tokens: tiles of f32.
 
-use super::few::{Bf16, F16, F32, Stored};
-use super::{Cut, Kind, PIECE, Part, Place, piece_start};
+use super::few::Stored;
+use super::{Cut, PIECE, Part, Place, piece_start};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::memory::{Scratch, Split};
 use crate::cpu::simd::{MOST_LANES, Op, Simd, dispatch};
 use crate::cpu::tile::{Panel, Single, Sums, WIDTH, multiply};
+use std::marker::PhantomData;
 
 /// Weights that share activations.
 pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) -> Result<()> {
@@ -27,7 +28,8 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) -> Resu
         let (width, tile) = dispatch(cpu.isa, Geometry);
         let cut = Cut::new(cpu, parts, n, width, tile);
         cpu.pool.run(cut.items, |item| {
-            dispatch(cpu.isa, Tiles { place: cut.item(parts, n, width, item), x: packed, n });
+            let tiles = Tiles { place: cut.item(parts, n, width, item), x: packed, n };
+            (tiles.place.part.float.many)(cpu.isa, tiles);
         });
     })
 }
@@ -45,22 +47,21 @@ impl Op for Geometry {
 }
 
 /// One item.
-struct Tiles<'p, 'a> {
+pub(super) struct Tiles<'p, 'a> {
     place: Place<'p, 'a>,
     x: &'p [f32],
     n: usize,
 }
 
-impl Op for Tiles<'_, '_> {
+/// [`Tiles`] of a format.
+pub(super) struct Converted<'p, 'a, F>(pub(super) Tiles<'p, 'a>, pub(super) PhantomData<F>);
+
+impl<F: Stored> Op for Converted<'_, '_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.place.part.kind {
-            Kind::F32 => self.all::<S, F32>(s),
-            Kind::F16 => self.all::<S, F16>(s),
-            Kind::Bf16 => self.all::<S, Bf16>(s),
-        }
+        self.0.all::<S, F>(s);
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! Sums are f32: pieces of [`PIECE`] products each, added up. The order depends on neither the number of threads nor that
 //! of tokens, except that few tokens have another one than many.
+//!
+//! [`ALL`] holds one line per format.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
@@ -16,9 +18,10 @@ mod many;
 mod tests;
 
 use super::memory::Split;
-use super::{Activations, Cpu, Weight};
+use super::simd::dispatch;
+use super::{Activations, Cpu, Isa, Weight};
 use crate::{Product, Result};
-use qconv_formats::block;
+use std::marker::PhantomData;
 
 /// Tokens up to which rows are multiplied as they are read.
 pub(super) const FEW: usize = 4;
@@ -26,8 +29,9 @@ pub(super) const FEW: usize = 4;
 /// Products that are summed in registers: a piece of a panel and of a tile's activations lie in the first-level cache.
 const PIECE: usize = 256;
 
-/// Bytes of weights that are an item where tokens are few.
-const ITEM_BYTES: usize = 64 * 1024;
+/// Most bytes of weights that are an item where tokens are few: long enough that the processor's own reading ahead counts
+/// for most of it.
+const ITEM_BYTES: usize = 256 * 1024;
 
 /// Most tokens of an item: their pieces and sums stay in the second-level cache. A multiple of every tile's rows.
 const MOST_TOKENS: usize = 576;
@@ -35,33 +39,42 @@ const MOST_TOKENS: usize = 576;
 /// Items that each thread should find at least, so that none waits long for the last one.
 const ITEMS_PER_THREAD: usize = 4;
 
-/// The formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    F32,
-    F16,
-    Bf16,
+/// Every format of floats, and whether the BF16 dot product takes such weights as they are.
+static ALL: &[Float] =
+    &[float::<few::F32>("F32", false), float::<few::F16>("F16", false), float::<few::Bf16>("BF16", true)];
+
+/// The products of a format.
+struct Float {
+    name: &'static str,
+    few: fn(Isa, few::Rows<'_, '_>),
+    many: fn(Isa, many::Tiles<'_, '_>),
+    bf16: bool,
 }
 
-impl Kind {
-    fn of(weight: &Weight) -> Option<Self> {
-        match weight.tensor().format().name {
-            name if name == block::F32.name => Some(Kind::F32),
-            name if name == block::F16.name => Some(Kind::F16),
-            name if name == block::BF16.name => Some(Kind::Bf16),
-            _ => None,
-        }
+const fn float<F: few::Stored>(name: &'static str, bf16: bool) -> Float {
+    Float {
+        name,
+        few: |isa, rows| dispatch(isa, few::Each::<F>(rows, PhantomData)),
+        many: |isa, tiles| dispatch(isa, many::Converted::<F>(tiles, PhantomData)),
+        bf16,
+    }
+}
+
+impl Float {
+    fn of(weight: &Weight) -> Option<&'static Float> {
+        let name = weight.tensor().format().name;
+        ALL.iter().find(|f| f.name == name)
     }
 }
 
 /// Whether the products here take the weight.
 pub(super) fn takes(weight: &Weight) -> bool {
-    Kind::of(weight).is_some()
+    Float::of(weight).is_some()
 }
 
 /// One product with its output open to several threads.
 struct Part<'a> {
-    kind: Kind,
+    float: &'static Float,
     bytes: &'a [u8],
     rows: usize,
     cols: usize,
@@ -76,8 +89,8 @@ impl<'a> Part<'a> {
         assert!(bias.is_none_or(|b| b.len() == rows), "a bias has one float per row");
         assert!(p.out.len() >= n * rows, "the output is shorter than n rows");
         assert!(n * cols <= x.len(), "activations are shorter than n rows of the weight's columns");
-        let kind = Kind::of(p.weight).expect("callers asked whether the weight is taken");
-        Part { kind, bytes: p.weight.tensor().bytes(), rows, cols, bias, out: Split::new(p.out) }
+        let float = Float::of(p.weight).expect("callers asked whether the weight is taken");
+        Part { float, bytes: p.weight.tensor().bytes(), rows, cols, bias, out: Split::new(p.out) }
     }
 
     fn row_bytes(&self) -> usize {
@@ -109,9 +122,9 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, products: &mut [Product<'_,
         return Ok(());
     }
     // Weights that share activations have as many columns; others would have been packed for nothing.
-    for parts in parts.chunk_by(|a, b| a.cols == b.cols && a.kind == b.kind) {
+    for parts in parts.chunk_by(|a, b| a.cols == b.cols && std::ptr::eq(a.float, b.float)) {
         #[cfg(target_arch = "x86_64")]
-        if parts[0].kind == Kind::Bf16
+        if parts[0].float.bf16
             && cpu.options().activations != Activations::Exact
             && let Some(proof) = bf16::Proof::new(cpu.isa())
         {

@@ -9,7 +9,9 @@ use qconv_formats::block::BlockFormat;
 use qconv_formats::{QTensor, SharedBytes};
 use std::sync::Arc;
 
-const FORMATS: [&BlockFormat; 3] = [&block::F32, &block::F16, &block::BF16];
+fn formats() -> impl Iterator<Item = &'static BlockFormat> {
+    ALL.iter().map(|float| BlockFormat::by_name(float.name).unwrap())
+}
 
 fn cpu(isa: &str, threads: usize, activations: Activations) -> Cpu {
     let isa = Isa::by_name(isa);
@@ -26,9 +28,9 @@ fn product(cpu: &Cpu, weight: &QTensor, x: &[f32], n: usize) -> Vec<f32> {
 
 #[cfg(unix)]
 #[test]
-fn nothing_behind_the_last_weight_is_read() {
+fn nothing_behind_the_last_weight_or_activation_is_read() {
     let mut random = Random::new(21);
-    for format in FORMATS {
+    for format in formats() {
         for (rows, cols) in [(1, 1), (3, 37), (33, 513), (7, 1040)] {
             let (weight, _) = random_weight(&mut random, format, &[rows, cols]);
             let guarded = Guarded::new(weight.bytes());
@@ -37,9 +39,19 @@ fn nothing_behind_the_last_weight_is_read() {
             let tensor = QTensor::new(format, weight.shape().clone(), bytes).unwrap();
             for n in [1, 2, 3, 4, 5, 13] {
                 let x = random.floats(n * cols);
+                let guarded = Guarded::floats(&x);
                 for isa in Cpu::isa_names() {
                     let cpu = cpu(isa, 1, Activations::Int8);
-                    assert_eq!(product(&cpu, &tensor, &x, n), product(&cpu, &weight, &x, n), "{format:?} {isa} {n}");
+                    let weights = cpu.weight(tensor.clone()).unwrap();
+                    let mut out = cpu.buffer(n * rows).unwrap();
+                    matmul(
+                        &cpu,
+                        guarded.as_floats(),
+                        n,
+                        &mut [Product { weight: &weights, bias: None, out: &mut out }],
+                    )
+                    .unwrap();
+                    assert_eq!(out.to_vec(), product(&cpu, &weight, &x, n), "{format:?} {isa} {n}");
                 }
             }
         }
@@ -52,7 +64,7 @@ fn exact_products_are_exact_and_do_not_depend_on_threads_or_other_tokens() {
     let mut random = Random::new(22);
     let (n, rows, cols) = (MOST_TOKENS + 29, 35, 1031);
     let x = random.floats(n * cols);
-    for format in FORMATS {
+    for format in formats() {
         let (weight, floats) = random_weight(&mut random, format, &[rows, cols]);
         for isa in Cpu::isa_names() {
             let got = product(&cpu(isa, 1, Activations::Exact), &weight, &x, n);
@@ -77,7 +89,7 @@ fn exact_products_are_exact_and_do_not_depend_on_threads_or_other_tokens() {
 fn what_is_not_finite_stays_so_and_spoils_nothing_else() {
     let mut random = Random::new(23);
     let (n, rows, cols) = (9, 40, 300);
-    for format in FORMATS {
+    for format in formats() {
         let (weight, _) = random_weight(&mut random, format, &[rows, cols]);
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = random.floats(n * cols);

@@ -1,7 +1,7 @@
 //! [`Simd`] with AVX2: pairs of registers. Dot products of bytes go through 16-bit sums of two, which hold what codes
 //! below 128 give; eight-bit codes give their sign to the activation first.
 
-use super::simd::{Kernel, Simd, array};
+use super::simd::{Eights, Fours, Kernel, Simd, array};
 use super::tile::{Tile, Work, many};
 use crate::cpu::Avx2;
 use std::arch::x86_64::*;
@@ -59,6 +59,54 @@ fn halves_of<T>(x: &[T; 16]) -> (&[T; 8], &[T; 8]) {
     (a.first_chunk().expect("eight of sixteen"), b.first_chunk().expect("eight of sixteen"))
 }
 
+/// The 16-bit number `$i` of an array, kept below a power of two.
+macro_rules! point {
+    ($book:expr, $at:expr, $i:expr) => {
+        std::ptr::from_ref(&$book.points[$at[$i] as usize & ($book.points.len() - 1)])
+    };
+}
+
+/// Four points of eight bytes, each by a load of its own.
+#[inline(always)]
+fn four_points<const N: usize>(book: &Eights<N>, at: &[u16; 32], i: usize) -> __m256i {
+    const { assert!(N.is_power_of_two()) };
+    // SAFETY: elements of the book; used by the methods of `Avx2` alone.
+    unsafe {
+        let (a, b) = (point!(book, at, i), point!(book, at, i + 1));
+        let low = _mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast()));
+        let (a, b) = (point!(book, at, i + 2), point!(book, at, i + 3));
+        let high = _mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast()));
+        _mm256_set_m128i(high, low)
+    }
+}
+
+/// Eight points of four bytes.
+#[inline(always)]
+fn eight_points<const N: usize>(book: &Fours<N>, at: &[u16; 32], i: usize) -> __m256i {
+    const { assert!(N.is_power_of_two()) };
+    // SAFETY: elements of the book; used by the methods of `Avx2` alone.
+    unsafe {
+        let (a, b) = (point!(book, at, i).read_volatile(), point!(book, at, i + 1).read_volatile());
+        let (c, d) = (point!(book, at, i + 2).read_volatile(), point!(book, at, i + 3).read_volatile());
+        let low = _mm_setr_epi32(a as i32, b as i32, c as i32, d as i32);
+        let (a, b) = (point!(book, at, i + 4).read_volatile(), point!(book, at, i + 5).read_volatile());
+        let (c, d) = (point!(book, at, i + 6).read_volatile(), point!(book, at, i + 7).read_volatile());
+        _mm256_set_m128i(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32), low)
+    }
+}
+
+/// A byte-wise product.
+#[inline(always)]
+fn byte_products(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: used by the methods of `Avx2` alone.
+    unsafe {
+        let low = _mm256_set1_epi16(0xff);
+        let even = _mm256_and_si256(_mm256_mullo_epi16(a, b), low);
+        let odd = _mm256_mullo_epi16(_mm256_andnot_si256(low, a), _mm256_srli_epi16::<8>(b));
+        _mm256_or_si256(even, odd)
+    }
+}
+
 impl Simd for Avx2 {
     type Bytes = Two;
     type Ints = Two;
@@ -101,8 +149,109 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn words(self, w: [u64; 8]) -> Two {
-        let w = w.map(|w| w as i64);
-        Two(now!(_mm256_setr_epi64x(w[0], w[1], w[2], w[3])), now!(_mm256_setr_epi64x(w[4], w[5], w[6], w[7])))
+        let [a, b, c, d, e, f, g, h] = w;
+        Two(
+            now!(_mm256_setr_epi64x(a as i64, b as i64, c as i64, d as i64)),
+            now!(_mm256_setr_epi64x(e as i64, f as i64, g as i64, h as i64)),
+        )
+    }
+
+    #[inline(always)]
+    fn quarters(self, bytes: &[u8], at: [usize; 4]) -> Two {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, at[0]), array(bytes, at[1]));
+        let (c, d): (&[u8; 16], &[u8; 16]) = (array(bytes, at[2]), array(bytes, at[3]));
+        Two(
+            now!(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast())),
+            now!(_mm256_loadu2_m128i(d.as_ptr().cast(), c.as_ptr().cast())),
+        )
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8], at: usize) -> Two {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, at), array(bytes, at + 16));
+        Two(
+            now!(_mm256_cvtepu8_epi16(_mm_loadu_si128(a.as_ptr().cast()))),
+            now!(_mm256_cvtepu8_epi16(_mm_loadu_si128(b.as_ptr().cast()))),
+        )
+    }
+
+    #[inline(always)]
+    fn narrow(self, b: Two) -> [u64; 4] {
+        let b = both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi16(0xff)));
+        // Packing works in halves of registers.
+        let packed = now!(_mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi16(b.0, b.1)));
+        let mut to = [0; 4];
+        now!(_mm256_storeu_si256(to.as_mut_ptr().cast(), packed));
+        to
+    }
+
+    #[inline(always)]
+    fn find<const N: usize>(self, _: &Eights<N>, points: Two) -> Two {
+        points
+    }
+
+    #[inline(always)]
+    fn points<const N: usize>(self, book: &Eights<N>, found: Two, part: usize) -> Two {
+        let at = self.numbers(found);
+        Two(four_points(book, &at, 8 * part), four_points(book, &at, 8 * part + 4))
+    }
+
+    #[inline(always)]
+    fn find_short<const N: usize>(self, _: &Fours<N>, points: Two) -> Two {
+        points
+    }
+
+    #[inline(always)]
+    fn short_points<const N: usize>(self, book: &Fours<N>, found: Two, signs: u64, half: usize) -> Two {
+        let at = self.numbers(found);
+        let points = Two(eight_points(book, &at, 16 * half), eight_points(book, &at, 16 * half + 8));
+        self.add(self.negate_where(signs, points), 64)
+    }
+
+    #[inline(always)]
+    fn longs_left<const N: u32>(self, b: Two) -> Two {
+        both!(Two, |b| _mm256_sll_epi64(b, _mm_cvtsi32_si128(N as i32)))
+    }
+
+    #[inline(always)]
+    fn and_longs(self, b: Two, mask: u64) -> Two {
+        both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi64x(mask as i64)))
+    }
+
+    #[inline(always)]
+    fn multiply_bytes(self, a: Two, b: &[u8; 64]) -> Two {
+        let b = self.load(b, 0);
+        Two(byte_products(a.0, b.0), byte_products(a.1, b.1))
+    }
+
+    #[inline(always)]
+    fn reached(self, b: Two, low: u8, high: u8) -> Two {
+        let (low, high) = (now!(_mm256_set1_epi8(low as i8)), now!(_mm256_set1_epi8(high as i8)));
+        both!(Two, |b| {
+            let low = _mm256_cmpeq_epi8(_mm256_max_epu8(b, low), b);
+            let high = _mm256_cmpeq_epi8(_mm256_max_epu8(b, high), b);
+            _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(low, high))
+        })
+    }
+
+    #[inline(always)]
+    fn xor_all(self, a: Two, b: Two) -> Two {
+        both!(Two, |a, b| _mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn and_words(self, b: Two, mask: u32) -> Two {
+        both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi32(mask as i32)))
+    }
+
+    #[inline(always)]
+    fn words_left<const N: u32>(self, b: Two) -> Two {
+        both!(Two, |b| _mm256_sll_epi32(b, _mm_cvtsi32_si128(N as i32)))
+    }
+
+    #[inline(always)]
+    fn words_right<const N: u32>(self, b: Two) -> Two {
+        both!(Two, |b| _mm256_srl_epi32(b, _mm_cvtsi32_si128(N as i32)))
     }
 
     #[inline(always)]
@@ -143,6 +292,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn add(self, b: Two, value: u8) -> Two {
         both!(Two, |b| _mm256_add_epi8(b, _mm256_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn add_all(self, a: Two, b: Two) -> Two {
+        both!(Two, |a, b| _mm256_add_epi8(a, b))
     }
 
     #[inline(always)]
@@ -217,6 +371,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn words_to_floats(self, b: Two) -> TwoFloats {
+        self.to_floats(b)
+    }
+
+    #[inline(always)]
+    fn odd(self, x: TwoFloats) -> TwoFloats {
+        let x = now!(_mm256_shuffle_ps::<0xdd>(x.0, x.1)); // 1, 3, 9, 11, 5, 7, 13, 15
+        let x = now!(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(x)));
+        TwoFloats(now!(_mm256_castpd_ps(x)), now!(_mm256_setzero_ps()))
+    }
+
+    #[inline(always)]
     fn store_ints(self, i: Two, to: &mut [i32; 16]) {
         let (first, second) = to.split_at_mut(8);
         now!(_mm256_storeu_si256(first.as_mut_ptr().cast(), i.0));
@@ -284,8 +450,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn halves(self, x: [u16; 8]) -> TwoFloats {
-        let x = x.map(|x| x as i16);
-        let x = now!(_mm256_cvtph_ps(_mm_setr_epi16(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7])));
+        let [a, b, c, d, e, f, g, h] = x;
+        let x = now!(_mm_setr_epi16(a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16));
+        let x = now!(_mm256_cvtph_ps(x));
         TwoFloats(x, now!(_mm256_setzero_ps()))
     }
 
@@ -371,6 +538,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, bytes: &[u8], at: usize) {
         now!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()))
+    }
+}
+
+impl Avx2 {
+    /// As 16-bit numbers.
+    #[inline(always)]
+    fn numbers(self, b: Two) -> [u16; 32] {
+        let mut to = [0u16; 32];
+        let (first, second) = to.split_at_mut(16);
+        now!(_mm256_storeu_si256(first.as_mut_ptr().cast(), b.0));
+        now!(_mm256_storeu_si256(second.as_mut_ptr().cast(), b.1));
+        to
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Simd`] with AVX-512: one register, and a dot product of unsigned with signed bytes in one instruction (VNNI).
 
-use super::simd::{Kernel, Simd, array};
+use super::simd::{Eights, Fours, Kernel, Simd, array};
 use super::tile::{Tile, Work, many};
 use crate::cpu::Avx512;
 use std::arch::x86_64::*;
@@ -21,6 +21,84 @@ fn by_quarter(a: u32, b: u32, c: u32, d: u32) -> __m512i {
     // SAFETY: used by the methods of `Avx512` alone.
     unsafe { _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d) }
 }
+
+/// Eight half-precision numbers.
+#[inline(always)]
+fn halves(x: [u16; 8]) -> __m128i {
+    let [a, b, c, d, e, f, g, h] = x;
+    // SAFETY: used by the methods of `Avx512` alone.
+    unsafe { _mm_setr_epi16(a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16) }
+}
+
+/// `table[at]` for 16-bit numbers: 64 entries by one permutation, of which the numbers' upper bits choose.
+#[inline(always)]
+fn permuted<const N: usize>(table: &[u16; N], at: __m512i) -> __m512i {
+    const { assert!(N == 256 || N == 512 || N == 1024 || N == 2048) };
+    let table = table.as_ptr();
+    // SAFETY: of each size all entries are there; used by the methods of `Avx512` alone.
+    unsafe {
+        match N {
+            256 => of_256(table, at),
+            512 => of_512(table, at),
+            1024 => of_1024(table, at),
+            _ => blend(1024, at, of_1024(table, at), of_1024(table.add(1024), at)),
+        }
+    }
+}
+
+/// `b` where a number has this bit, `a` elsewhere.
+#[inline(always)]
+unsafe fn blend(bit: i16, at: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: used by the methods of `Avx512` alone.
+    unsafe { _mm512_mask_blend_epi16(_mm512_test_epi16_mask(at, _mm512_set1_epi16(bit)), a, b) }
+}
+
+/// # Safety
+/// As [`sixty_four`], for all these functions with as many entries.
+#[inline(always)]
+unsafe fn of_1024(table: *const u16, at: __m512i) -> __m512i {
+    // SAFETY: by the caller's promise, here and below.
+    unsafe { blend(512, at, of_512(table, at), of_512(table.add(512), at)) }
+}
+
+#[inline(always)]
+unsafe fn of_512(table: *const u16, at: __m512i) -> __m512i {
+    // SAFETY: as above.
+    unsafe { blend(256, at, of_256(table, at), of_256(table.add(256), at)) }
+}
+
+#[inline(always)]
+unsafe fn of_256(table: *const u16, at: __m512i) -> __m512i {
+    // SAFETY: as above.
+    unsafe {
+        let a = blend(64, at, sixty_four(table, at), sixty_four(table.add(64), at));
+        let b = blend(64, at, sixty_four(table.add(128), at), sixty_four(table.add(192), at));
+        blend(128, at, a, b)
+    }
+}
+
+/// One of 64 entries by the low six bits of 16-bit numbers.
+///
+/// # Safety
+/// 64 entries can be read there; used by the methods of `Avx512` alone.
+#[inline(always)]
+unsafe fn sixty_four(table: *const u16, at: __m512i) -> __m512i {
+    // SAFETY: by the caller's promise.
+    unsafe { _mm512_permutex2var_epi16(_mm512_loadu_si512(table.cast()), at, _mm512_loadu_si512(table.add(32).cast())) }
+}
+
+/// Word `first + i / EACH` in place `i`.
+const fn repeated<const EACH: usize>(first: usize) -> [u16; 32] {
+    let mut at = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        at[i] = (first + i / EACH) as u16;
+        i += 1;
+    }
+    at
+}
+static EACH_FOUR_TIMES: [[u16; 32]; 4] = [repeated::<4>(0), repeated::<4>(8), repeated::<4>(16), repeated::<4>(24)];
+static EACH_TWICE: [[u16; 32]; 2] = [repeated::<2>(0), repeated::<2>(16)];
 
 impl Simd for Avx512 {
     type Bytes = __m512i;
@@ -69,8 +147,109 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn words(self, w: [u64; 8]) -> __m512i {
-        let w = w.map(|w| w as i64);
-        now!(_mm512_setr_epi64(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]))
+        let [a, b, c, d, e, f, g, h] = w;
+        now!(_mm512_setr_epi64(a as i64, b as i64, c as i64, d as i64, e as i64, f as i64, g as i64, h as i64))
+    }
+
+    #[inline(always)]
+    fn quarters(self, bytes: &[u8], at: [usize; 4]) -> __m512i {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, at[0]), array(bytes, at[1]));
+        let (c, d): (&[u8; 16], &[u8; 16]) = (array(bytes, at[2]), array(bytes, at[3]));
+        now!(_mm512_inserti64x4::<1>(
+            _mm512_castsi256_si512(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast())),
+            _mm256_loadu2_m128i(d.as_ptr().cast(), c.as_ptr().cast())
+        ))
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 32] = array(bytes, at);
+        now!(_mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn narrow(self, b: __m512i) -> [u64; 4] {
+        let mut to = [0; 4];
+        now!(_mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(b)));
+        to
+    }
+
+    #[inline(always)]
+    fn find<const N: usize>(self, book: &Eights<N>, points: __m512i) -> __m512i {
+        permuted(&book.digits, points)
+    }
+
+    #[inline(always)]
+    fn points<const N: usize>(self, book: &Eights<N>, found: __m512i, part: usize) -> __m512i {
+        self.lookup(&book.levels, self.digits(found, part))
+    }
+
+    #[inline(always)]
+    fn signed_points<const N: usize>(self, book: &Eights<N>, found: __m512i, signs: u64, part: usize) -> __m512i {
+        let digits = self.digits(found, part);
+        self.lookup(&book.signed, now!(_mm512_mask_add_epi8(digits, signs, digits, _mm512_set1_epi8(4))))
+    }
+
+    #[inline(always)]
+    fn find_short<const N: usize>(self, book: &Fours<N>, points: __m512i) -> __m512i {
+        permuted(&book.digits, points)
+    }
+
+    #[inline(always)]
+    fn short_points<const N: usize>(self, book: &Fours<N>, found: __m512i, signs: u64, half: usize) -> __m512i {
+        let shifts = now!(_mm512_set1_epi32(0x0006_0000));
+        let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_TWICE[half]), found));
+        let pairs = now!(_mm512_srlv_epi16(words, shifts));
+        let digits = self.one_a_byte(pairs, now!(_mm512_slli_epi16::<5>(pairs)), 7);
+        self.lookup(&book.signed, now!(_mm512_mask_add_epi8(digits, signs, digits, _mm512_set1_epi8(8))))
+    }
+
+    #[inline(always)]
+    fn longs_left<const N: u32>(self, b: __m512i) -> __m512i {
+        now!(_mm512_slli_epi64::<N>(b))
+    }
+
+    #[inline(always)]
+    fn and_longs(self, b: __m512i, mask: u64) -> __m512i {
+        now!(_mm512_and_si512(b, _mm512_set1_epi64(mask as i64)))
+    }
+
+    #[inline(always)]
+    fn multiply_bytes(self, a: __m512i, b: &[u8; 64]) -> __m512i {
+        let b = self.load(b, 0);
+        let even = now!(_mm512_mullo_epi16(a, b));
+        let high = now!(_mm512_and_si512(a, _mm512_set1_epi16(0xff00u16 as i16)));
+        let odd = now!(_mm512_mullo_epi16(high, _mm512_srli_epi16::<8>(b)));
+        now!(_mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, even, odd))
+    }
+
+    #[inline(always)]
+    fn reached(self, b: __m512i, low: u8, high: u8) -> __m512i {
+        let low = now!(_mm512_cmpge_epu8_mask(b, _mm512_set1_epi8(low as i8)));
+        let high = now!(_mm512_cmpge_epu8_mask(b, _mm512_set1_epi8(high as i8)));
+        let one = now!(_mm512_set1_epi8(1));
+        let ones = now!(_mm512_maskz_mov_epi8(low, one));
+        now!(_mm512_mask_add_epi8(ones, high, ones, one))
+    }
+
+    #[inline(always)]
+    fn xor_all(self, a: __m512i, b: __m512i) -> __m512i {
+        now!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn and_words(self, b: __m512i, mask: u32) -> __m512i {
+        now!(_mm512_and_si512(b, _mm512_set1_epi32(mask as i32)))
+    }
+
+    #[inline(always)]
+    fn words_left<const N: u32>(self, b: __m512i) -> __m512i {
+        now!(_mm512_slli_epi32::<N>(b))
+    }
+
+    #[inline(always)]
+    fn words_right<const N: u32>(self, b: __m512i) -> __m512i {
+        now!(_mm512_srli_epi32::<N>(b))
     }
 
     #[inline(always)]
@@ -106,6 +285,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn add(self, b: __m512i, value: u8) -> __m512i {
         now!(_mm512_add_epi8(b, _mm512_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn add_all(self, a: __m512i, b: __m512i) -> __m512i {
+        now!(_mm512_add_epi8(a, b))
     }
 
     #[inline(always)]
@@ -165,6 +349,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn words_to_floats(self, b: __m512i) -> __m512 {
+        self.to_floats(b)
+    }
+
+    #[inline(always)]
+    fn odd(self, x: __m512) -> __m512 {
+        now!(_mm512_maskz_permutexvar_ps(0xff, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 0, 0, 0, 0, 0, 0, 0, 0), x))
+    }
+
+    #[inline(always)]
     fn store_ints(self, i: __m512i, to: &mut [i32; 16]) {
         now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), i))
     }
@@ -215,8 +409,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn halves(self, x: [u16; 8]) -> __m512 {
-        let x = x.map(|x| x as i16);
-        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_setr_epi16(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]))))
+        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(halves(x))))
     }
 
     /// Two blocks begin in a register; four registers hold all. Insertions one by one took a quarter of the time.
@@ -324,6 +517,31 @@ impl Avx512 {
         let [y, z] = [place(b + 2, second) + 32, place(b + 3, second) + 32];
         let places = now!(_mm512_castsi128_si512(_mm_setr_epi16(w, x, y, z, 0, 0, 0, 0)));
         now!(_mm512_castsi512_si128(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second))))
+    }
+
+    /// The digits of two bits of eight points.
+    #[inline(always)]
+    fn digits(self, found: __m512i, part: usize) -> __m512i {
+        // Digits 0 and 1, 2 and 3, ... of each point, then each in a byte of its own.
+        let shifts = now!(_mm512_set1_epi64(0x000c_0008_0004_0000));
+        let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_FOUR_TIMES[part]), found));
+        let pairs = now!(_mm512_srlv_epi16(words, shifts));
+        self.one_a_byte(pairs, now!(_mm512_slli_epi16::<6>(pairs)), 3)
+    }
+
+    /// Low bytes of 16-bit numbers, and high bytes of others, as far as the mask says.
+    #[inline(always)]
+    fn one_a_byte(self, low: __m512i, high: __m512i, mask: i16) -> __m512i {
+        now!(_mm512_or_si512(
+            _mm512_and_si512(low, _mm512_set1_epi16(mask)),
+            _mm512_and_si512(high, _mm512_set1_epi16(mask << 8))
+        ))
+    }
+
+    /// 32 of them.
+    #[inline(always)]
+    fn numbers(self, x: &[u16; 32]) -> __m512i {
+        now!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
 
     #[inline(always)]

@@ -2,72 +2,41 @@
 //!
 //! The points are those of the scalar reference, with the numbers that their digits stand for.
 
-use super::Codes;
 use super::k_quants::half;
-use super::simd::{Simd, array};
+use super::simd::{Eights, Fours, Simd, array};
+use super::{Codes, Ready};
 use qconv_formats::block::codebook_tables as tables;
 
-/// Eight bytes for each point: what its digits of two bits stand for.
-const fn eights<const N: usize>(points: &[u16; N], levels: [u8; 4]) -> [u64; N] {
-    let mut out = [0; N];
-    let mut i = 0;
-    while i < N {
-        let mut j = 0;
-        while j < 8 {
-            out[i] |= (levels[(points[i] >> (2 * j) & 3) as usize] as u64) << (8 * j);
-            j += 1;
-        }
-        i += 1;
-    }
-    out
-}
+static IQ2_XXS: Eights<256> = Eights::new(&tables::IQ2_XXS, [8, 25, 43, 0]);
+static IQ2_XS: Eights<512> = Eights::new(&tables::IQ2_XS, [8, 25, 43, 0]);
+static IQ2_S: Eights<1024> = Eights::new(&tables::IQ2_S, [8, 25, 43, 0]);
+static IQ3_XXS: Fours<256> = Fours::new(&tables::IQ3_XXS, [4, 12, 20, 28, 36, 44, 52, 62]);
+static IQ3_S: Fours<512> = Fours::new(&tables::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
+/// Digits -1, 0, 1, plus 1.
+static IQ1: Eights<2048> = Eights::new(&tables::IQ1, [0, 1, 2, 0]);
 
-/// Four bytes for each point: what its digits of three bits stand for.
-const fn fours<const N: usize>(points: &[u16; N], levels: [u8; 8]) -> [u32; N] {
-    let mut out = [0; N];
-    let mut i = 0;
-    while i < N {
-        let mut j = 0;
-        while j < 4 {
-            out[i] |= (levels[(points[i] >> (3 * j) & 7) as usize] as u32) << (8 * j);
-            j += 1;
-        }
-        i += 1;
-    }
-    out
-}
-
-static IQ2_XXS: [u64; 256] = eights(&tables::IQ2_XXS, [8, 25, 43, 0]);
-static IQ2_XS: [u64; 512] = eights(&tables::IQ2_XS, [8, 25, 43, 0]);
-static IQ2_S: [u64; 1024] = eights(&tables::IQ2_S, [8, 25, 43, 0]);
-static IQ3_XXS: [u32; 256] = fours(&tables::IQ3_XXS, [4, 12, 20, 28, 36, 44, 52, 62]);
-static IQ3_S: [u32; 512] = fours(&tables::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
-/// Digits -1, 0, 1 in eighths, plus 16.
-static IQ1: [u64; 2048] = eights(&tables::IQ1, [8, 16, 24, 0]);
-
-/// A point of four weights, by a load of its own. With plain indexing the compiler gathers sixteen points at once, which
-/// took twice as long on Zen 5. For points of eight weights its gathers are no slower than single loads.
+/// Where each 32-bit number holds four times seven signs, of which an even number is negative: four times eight signs.
 #[inline(always)]
-fn look_up<const N: usize>(book: &[u32; N], point: usize) -> u32 {
-    // SAFETY: a reference to an element of an array.
-    unsafe { std::ptr::from_ref(&book[point]).read_volatile() }
-}
-
-/// Four times seven signs, of which an even number is negative, as four times eight.
-#[inline(always)]
-fn even_signs(words: [u32; 2]) -> u64 {
-    let spread = |w: u32| w & 0x7f | (w << 1 & 0x7f00) | (w << 2 & 0x7f_0000) | (w << 3 & 0x7f00_0000);
-    let seven = u64::from(spread(words[0])) | u64::from(spread(words[1])) << 32;
-    all_signs(seven)
+fn even_signs<V: Simd>(v: V, words: V::Bytes) -> V::Bytes {
+    let low = v.or(v.and_words(words, 0x7f), v.and_words(v.words_left::<1>(words), 0x7f00));
+    let high =
+        v.or(v.and_words(v.words_left::<2>(words), 0x7f_0000), v.and_words(v.words_left::<3>(words), 0x7f00_0000));
+    all_signs(v, v.or(low, high))
 }
 
 /// Adds to each seven signs the eighth that makes their number even.
 #[inline(always)]
-fn all_signs(seven: u64) -> u64 {
-    let parity = seven ^ seven >> 4;
-    let parity = parity ^ parity >> 2;
-    let parity = parity ^ parity >> 1;
-    seven | (parity & 0x0101_0101_0101_0101) << 7
+fn all_signs<V: Simd>(v: V, seven: V::Bytes) -> V::Bytes {
+    let parity = v.xor_all(seven, v.words_right::<4>(seven));
+    let parity = v.xor_all(parity, v.words_right::<2>(parity));
+    let parity = v.xor_all(parity, v.words_right::<1>(parity));
+    v.or(seven, v.words_left::<7>(v.and(parity, 1)))
+}
+
+/// Two 32-bit numbers as one of 64.
+#[inline(always)]
+fn join(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Eight nibbles as bytes.
@@ -77,6 +46,31 @@ pub(super) fn nibbles_to_bytes(nibbles: u32) -> u64 {
     let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
     let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
     (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f
+}
+
+/// Each number of 64 bits holds four fields, `DISTANCE` apart (2, 3 or 4): they become the upper bytes of its numbers of
+/// 16 bits, as far as `mask` says.
+#[inline(always)]
+fn upper_bytes<V: Simd, const DISTANCE: u32>(v: V, longs: V::Bytes, mask: u64) -> V::Bytes {
+    let (pairs, ones) = match DISTANCE {
+        2 => (v.or(longs, v.longs_left::<28>(longs)), 0xf),
+        3 => (v.or(longs, v.longs_left::<26>(longs)), 0x3f),
+        _ => (v.or(longs, v.longs_left::<24>(longs)), 0xff),
+    };
+    let pairs = v.and_longs(pairs, ones | ones << 32);
+    let fours = match DISTANCE {
+        2 => v.longs_left::<14>(pairs),
+        3 => v.longs_left::<13>(pairs),
+        _ => v.longs_left::<12>(pairs),
+    };
+    v.longs_left::<8>(v.and_longs(v.or(pairs, fours), mask * 0x0001_0001_0001_0001))
+}
+
+/// Eight numbers of 16 bits, each in a number of 64.
+#[inline(always)]
+fn eight_words<V: Simd>(v: V, unit: &[u8], at: usize) -> V::Bytes {
+    let word = |i: usize| u64::from(u16::from_le_bytes(*array(unit, at + 2 * i)));
+    v.words([word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)])
 }
 
 #[inline(always)]
@@ -92,20 +86,11 @@ fn sixteen_scales<V: Simd>(v: V, unit: &[u8], at: usize, add: f32, factor: f32) 
     v.mul(v.add_floats(v.unsigned(bytes), v.splat(add)), v.splat(factor))
 }
 
-/// `factor * (bits + add)` for eight scales, each in the upper four bits of a word of a stride.
+/// `factor * (bits + 0.5)` for scales in the upper four bits of 32-bit numbers.
 #[inline(always)]
-fn eight_scales<V: Simd>(v: V, unit: &[u8], at: usize, stride: usize, add: f32, factor: f32) -> V::Floats {
-    let mut bits = [0; 16];
-    for (g, bits) in bits[..8].iter_mut().enumerate() {
-        *bits = unit[at + g * stride + 3] >> 4;
-    }
-    v.mul(v.add_floats(v.unsigned(bits), v.splat(add)), v.splat(factor))
-}
-
-/// Magnitudes with signs, plus 64.
-#[inline(always)]
-fn signed<V: Simd>(v: V, magnitudes: [u64; 8], signs: u64) -> V::Bytes {
-    v.add(v.negate_where(signs, v.words(magnitudes)), 64)
+fn upper_scales<V: Simd>(v: V, words: V::Bytes, factor: f32) -> V::Floats {
+    let bits = v.words_to_floats(v.words_right::<28>(words));
+    v.mul(v.add_floats(bits, v.splat(0.5)), v.splat(factor))
 }
 
 pub(super) struct Iq2Xxs;
@@ -115,19 +100,34 @@ impl Codes for Iq2Xxs {
     const GROUP: usize = 32;
     const OFFSET: u8 = 64;
 
+    /// A group is four points, then their signs and the scale.
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let (book, at) = (&IQ2_XXS, 2 + 16 * part);
-        let mut words = [0; 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = book[unit[at + 8 * (i / 4) + i % 4] as usize];
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        let groups = v.load(unit, 2);
+        let points = v.and_longs(groups, 0xffff_ffff);
+        let points = v.and_longs(v.or(points, v.longs_left::<16>(points)), 0x0000_ffff_0000_ffff);
+        let points = v.and_longs(v.or(points, v.longs_left::<8>(points)), 0x00ff_00ff_00ff_00ff);
+        let mut signs = [0; 16];
+        v.store(even_signs(v, groups), &mut signs);
+        Ready {
+            masks: [
+                join(signs[1], signs[3]),
+                join(signs[5], signs[7]),
+                join(signs[9], signs[11]),
+                join(signs[13], signs[15]),
+            ],
+            found: [v.find(&IQ2_XXS, points); 2],
         }
-        signed(v, words, even_signs([word(unit, at + 4), word(unit, at + 12)]))
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.signed_points(&IQ2_XXS, ready.found[0], ready.masks[part], part)
     }
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (eight_scales(v, unit, 6, 8, 0.5, half(v, unit, 0) * 0.25), v.splat(0.0))
+        (v.odd(upper_scales(v, v.load(unit, 2), half(v, unit, 0) * 0.25)), v.splat(0.0))
     }
 }
 
@@ -138,16 +138,18 @@ impl Codes for Iq2Xs {
     const GROUP: usize = 16;
     const OFFSET: u8 = 64;
 
+    /// Nine bits for a point, seven for its signs.
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let book = &IQ2_XS;
-        let (mut words, mut seven) = ([0; 8], 0);
-        for (i, word) in words.iter_mut().enumerate() {
-            let code = u16::from_le_bytes(*array(unit, 2 + 16 * part + 2 * i));
-            *word = book[(code & 511) as usize];
-            seven |= u64::from(code >> 9) << (8 * i);
-        }
-        signed(v, words, all_signs(seven))
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        let both = v.load(unit, 2);
+        let seven = v.and_words(v.words_right::<9>(both), 0x007f_007f);
+        let points = v.and_words(both, 0x01ff_01ff);
+        Ready { masks: v.narrow(all_signs(v, seven)), found: [v.find(&IQ2_XS, points); 2] }
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.signed_points(&IQ2_XS, ready.found[0], ready.masks[part], part)
     }
 
     #[inline(always)]
@@ -164,14 +166,17 @@ impl Codes for Iq2S {
     const OFFSET: u8 = 64;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let book = &IQ2_S;
-        let high = u16::from_le_bytes(*array(unit, 66 + 2 * part));
-        let mut words = [0; 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = book[unit[2 + 8 * part + i] as usize | ((high >> (2 * i) & 3) as usize) << 8];
-        }
-        signed(v, words, u64::from_le_bytes(*array(unit, 34 + 8 * part)))
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        let high: &[u8; 8] = array(unit, 66);
+        let long = |i: usize| u64::from(high[i]);
+        let high = v.words([long(0), long(1), long(2), long(3), long(4), long(5), long(6), long(7)]);
+        let points = v.or(v.widen(unit, 2), upper_bytes::<V, 2>(v, high, 3));
+        Ready { masks: four_longs(unit, 34), found: [v.find(&IQ2_S, points); 2] }
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.signed_points(&IQ2_S, ready.found[0], ready.masks[part], part)
     }
 
     #[inline(always)]
@@ -188,19 +193,28 @@ impl Codes for Iq3Xxs {
     const OFFSET: u8 = 64;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let (book, at) = (&IQ3_XXS, 2 + 16 * part);
-        let mut words = [0; 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            let [low, high] = [unit[at + 2 * i] as usize, unit[at + 2 * i + 1] as usize];
-            *word = u64::from(look_up(book, low)) | u64::from(look_up(book, high)) << 32;
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        let mut signs = [0; 16];
+        v.store(even_signs(v, v.pair(unit, 66, 66)), &mut signs);
+        Ready {
+            masks: [
+                join(signs[0], signs[1]),
+                join(signs[2], signs[3]),
+                join(signs[4], signs[5]),
+                join(signs[6], signs[7]),
+            ],
+            found: [v.find_short(&IQ3_XXS, v.widen(unit, 2)), v.find_short(&IQ3_XXS, v.widen(unit, 34))],
         }
-        signed(v, words, even_signs([word(unit, 66 + 8 * part), word(unit, 70 + 8 * part)]))
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.short_points(&IQ3_XXS, ready.found[part / 2], ready.masks[part], part % 2)
     }
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (eight_scales(v, unit, 66, 4, 0.5, half(v, unit, 0) * 0.5), v.splat(0.0))
+        (upper_scales(v, v.pair(unit, 66, 66), half(v, unit, 0) * 0.5), v.splat(0.0))
     }
 }
 
@@ -212,16 +226,18 @@ impl Codes for Iq3S {
     const OFFSET: u8 = 64;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let (book, at) = (&IQ3_S, 2 + 16 * part);
-        let high = u16::from_le_bytes(*array(unit, 66 + 2 * part)) as usize;
-        let mut words = [0; 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            let first = unit[at + 2 * i] as usize | (high >> (2 * i) & 1) << 8;
-            let second = unit[at + 2 * i + 1] as usize | (high >> (2 * i + 1) & 1) << 8;
-            *word = u64::from(look_up(book, first)) | u64::from(look_up(book, second)) << 32;
-        }
-        signed(v, words, u64::from_le_bytes(*array(unit, 74 + 8 * part)))
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        // The ninth bits lie apart: a bit of these masks for the second byte of each number.
+        let high = u64::from_le_bytes(*array(unit, 66));
+        let [first, second] = [second_bytes(high as u32), second_bytes((high >> 32) as u32)];
+        let first = v.or(v.widen(unit, 2), v.where_set(first, 1));
+        let second = v.or(v.widen(unit, 34), v.where_set(second, 1));
+        Ready { masks: four_longs(unit, 74), found: [v.find_short(&IQ3_S, first), v.find_short(&IQ3_S, second)] }
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.short_points(&IQ3_S, ready.found[part / 2], ready.masks[part], part % 2)
     }
 
     #[inline(always)]
@@ -232,13 +248,22 @@ impl Codes for Iq3S {
     }
 }
 
-/// All bytes 1.
-const ONES: u64 = 0x0101_0101_0101_0101;
-
-/// A point shifted up or down by one.
+/// Bit `i` to bit `2 * i + 1`.
 #[inline(always)]
-fn shifted(point: u64, down: bool) -> u64 {
-    if down { point - ONES } else { point + ONES }
+fn second_bytes(bits: u32) -> u64 {
+    let x = u64::from(bits);
+    let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    let x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let x = (x | x << 2) & 0x3333_3333_3333_3333;
+    ((x | x << 1) & 0x5555_5555_5555_5555) << 1
+}
+
+/// Four numbers of 64 bits.
+#[inline(always)]
+fn four_longs(unit: &[u8], at: usize) -> [u64; 4] {
+    let long = |i: usize| u64::from_le_bytes(*array(unit, at + 8 * i));
+    [long(0), long(1), long(2), long(3)]
 }
 
 pub(super) struct Iq1S;
@@ -246,28 +271,46 @@ pub(super) struct Iq1S;
 impl Codes for Iq1S {
     const BYTES: usize = 50;
     const GROUP: usize = 32;
-    const OFFSET: u8 = 16;
+    const OFFSET: u8 = 1;
+    /// A group is shifted up or down by an eighth.
+    const PLUS: bool = true;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let book = &IQ1;
-        let mut words = [0; 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            let bits = u16::from_le_bytes(*array(unit, 34 + 2 * (2 * part + i / 4)));
-            let point = unit[2 + 8 * part + i] as usize | ((bits >> (3 * (i % 4)) & 7) as usize) << 8;
-            *word = shifted(book[point], bits >> 15 == 1);
-        }
-        v.words(words)
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        let points = v.or(v.widen(unit, 2), upper_bytes::<V, 3>(v, eight_words(v, unit, 34), 7));
+        Ready { masks: [0; 4], found: [v.find(&IQ1, points); 2] }
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.points(&IQ1, ready.found[0], part)
     }
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        let mut scales = [0; 16];
-        for (g, scale) in scales[..8].iter_mut().enumerate() {
-            *scale = 2 * (unit[35 + 2 * g] >> 4 & 7) + 1;
-        }
-        (v.mul(v.unsigned(scales), v.splat(half(v, unit, 0) * 0.125)), v.splat(0.0))
+        let bits = u128::from_le_bytes(*array(unit, 34));
+        let (scales, down) = (every_second_byte(bits >> 12 & EIGHT_SEVENS), every_second_byte(bits >> 15 & EIGHT_ONES));
+        let d = v.splat(half(v, unit, 0));
+        let scale = v.mul(v.unsigned(u128::from(2 * scales + BYTE_ONES).to_le_bytes()), d);
+        // Lanes behind the eighth meet sums that are zeros.
+        let shift = v.fma(v.unsigned(u128::from(down).to_le_bytes()), v.splat(-0.25), v.splat(0.125));
+        (scale, v.mul(scale, shift))
     }
+}
+
+/// A byte of ones; of the numbers of 16 bits in 128.
+const BYTE_ONES: u64 = 0x0101_0101_0101_0101;
+const EIGHT_ONES: u128 = 0x0001_0001_0001_0001_0001_0001_0001_0001;
+const EIGHT_SEVENS: u128 = 7 * EIGHT_ONES;
+
+/// Eight small numbers of 16 bits as bytes.
+#[inline(always)]
+fn every_second_byte(x: u128) -> u64 {
+    let four = |x: u64| {
+        let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+        (x | x >> 16) & 0xffff_ffff
+    };
+    four(x as u64) | four((x >> 64) as u64) << 32
 }
 
 pub(super) struct Iq1M;
@@ -278,15 +321,19 @@ impl Codes for Iq1M {
     const OFFSET: u8 = 16;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
-        let book = &IQ1;
-        let bits = word(unit, 32 + 4 * part);
-        let mut words = [0; 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            let bits = bits >> (4 * i);
-            *word = shifted(book[unit[8 * part + i] as usize | ((bits & 7) as usize) << 8], bits & 8 != 0);
-        }
-        v.words(words)
+    fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        let bits = eight_words(v, unit, 32);
+        let points = v.or(v.widen(unit, 0), upper_bytes::<V, 4>(v, bits, 7));
+        // The fourth bit of a point: eight weights are shifted down, not up.
+        let down = v.narrow(v.words_right::<11>(upper_bytes::<V, 4>(v, bits, 8)));
+        Ready { masks: down, found: [v.find(&IQ1, points); 2] }
+    }
+
+    #[inline(always)]
+    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        // Digits in eighths, and each point an eighth up or down.
+        let points = v.words_left::<3>(v.points(&IQ1, ready.found[0], part));
+        v.add_all(v.add(points, 9), v.where_set(ready.masks[part] * 0xff, 2u8.wrapping_neg()))
     }
 
     #[inline(always)]

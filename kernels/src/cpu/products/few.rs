@@ -4,9 +4,9 @@
 //! activations at once, integer sums of 64 weights become floats in one instruction, and lanes are summed only where a
 //! row ends.
 
-use super::Codes;
 use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Simd};
+use super::{Codes, Ready};
 use std::marker::PhantomData;
 
 /// Rows of one weight and the activations that they meet.
@@ -112,7 +112,9 @@ fn one_unit<V: Simd, F: Codes, const R: usize, const T: usize>(
     sums: &mut Sums<V, R, T>,
 ) {
     let mut scales = [[v.splat(0.0); T]; R];
+    let mut ready = [Ready::nothing(v); R];
     for r in 0..R {
+        ready[r] = F::ready(v, units[r]);
         let (scale, plus) = F::scales(v, units[r]);
         for t in 0..T {
             let of_x = if F::GROUP == 16 { v.floats(&x[t].scale16) } else { v.eight(&x[t].scale) };
@@ -123,10 +125,10 @@ fn one_unit<V: Simd, F: Codes, const R: usize, const T: usize>(
             }
         }
     }
-    part::<V, F, R, T>(v, 0, units, x, &scales, sums);
-    part::<V, F, R, T>(v, 1, units, x, &scales, sums);
-    part::<V, F, R, T>(v, 2, units, x, &scales, sums);
-    part::<V, F, R, T>(v, 3, units, x, &scales, sums);
+    part::<V, F, R, T>(v, 0, units, &ready, x, &scales, sums);
+    part::<V, F, R, T>(v, 1, units, &ready, x, &scales, sums);
+    part::<V, F, R, T>(v, 2, units, &ready, x, &scales, sums);
+    part::<V, F, R, T>(v, 3, units, &ready, x, &scales, sums);
 }
 
 /// 64 weights of each row.
@@ -135,6 +137,7 @@ fn part<V: Simd, F: Codes, const R: usize, const T: usize>(
     v: V,
     part: usize,
     units: &[&[u8]; R],
+    ready: &[Ready<V>; R],
     x: &[Unit; T],
     scales: &[[V::Floats; T]; R],
     sums: &mut Sums<V, R, T>,
@@ -147,7 +150,7 @@ fn part<V: Simd, F: Codes, const R: usize, const T: usize>(
         start[t] = v.start(eight, F::OFFSET, these[t]);
     }
     for r in 0..R {
-        let codes = F::codes(v, units[r], part);
+        let codes = F::codes(v, units[r], &ready[r], part);
         for t in 0..T {
             let sum = v.to_floats(v.dot(eight, start[t], codes, these[t]));
             sums.products[r][t] = v.fma(sum, v.spread(F::GROUP, part, scales[r][t]), sums.products[r][t]);

@@ -1,15 +1,15 @@
 //! One and two bits per weight: TQ1_0, TQ2_0, Q1_0, Q2_0.
 
-use super::Codes;
 use super::k_quants::{half, two_bits};
 use super::simd::{Simd, array};
+use super::{Codes, Ready};
 
 /// TQ1_0: five ternary digits in a byte.
 pub(super) struct Digits;
 
 /// What each code's byte is multiplied with: a byte is a fraction of 256 whose digits come out on top by multiplication
 /// with powers of three.
-const POWERS: [[u8; 64]; 4] = {
+static POWERS: [[u8; 64]; 4] = {
     let mut powers = [[0; 64]; 4];
     let mut i = 0;
     while i < 64 {
@@ -31,32 +31,19 @@ impl Codes for Digits {
     const OFFSET: u8 = 1;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         // 32 bytes of five digits, 16 of five, 4 of four; neighbours in a byte are as many codes apart.
-        let mut fractions = [0; 64];
-        match part {
-            0 | 1 => {
-                fractions[..32].copy_from_slice(&unit[..32]);
-                fractions[32..].copy_from_slice(&unit[..32]);
-            }
-            2 => {
-                fractions[..48].copy_from_slice(&unit[..48]);
-                fractions[48..].copy_from_slice(&unit[32..48]);
-            }
+        let fractions = match part {
+            0 | 1 => v.pair(unit, 0, 0),
+            2 => v.quarters(unit, [0, 16, 32, 32]),
             _ => {
-                fractions[..16].copy_from_slice(&unit[32..48]);
-                fractions[16..32].copy_from_slice(&unit[32..48]);
-                fractions[32..52].copy_from_slice(&unit[32..52]);
-                fractions[52..56].copy_from_slice(&unit[48..52]);
-                fractions[56..60].copy_from_slice(&unit[48..52]);
-                fractions[60..].copy_from_slice(&unit[48..52]);
+                let long = |at: usize| u64::from_le_bytes(*array(unit, at));
+                let last = (long(44) >> 32) * 0x0000_0001_0000_0001;
+                v.words([long(32), long(40), long(32), long(40), long(32), long(40), last, last])
             }
-        }
-        let mut codes = [0; 64];
-        for ((code, fraction), power) in codes.iter_mut().zip(fractions).zip(POWERS[part]) {
-            *code = ((u16::from(fraction.wrapping_mul(power)) * 3) >> 8) as u8;
-        }
-        v.load(&codes, 0)
+        };
+        // The digit is the whole part of three times the fraction: 86 is the first of 256 above a third.
+        v.reached(v.multiply_bytes(fractions, &POWERS[part]), 86, 171)
     }
 
     #[inline(always)]
@@ -74,7 +61,7 @@ impl Codes for Ternary {
     const OFFSET: u8 = 1;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         two_bits(v, unit, 0, part)
     }
 
@@ -93,7 +80,7 @@ impl Codes for One {
     const OFFSET: u8 = 1;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.where_set(u64::from_le_bytes(*array(unit, 18 * (part / 2) + 2 + 8 * (part % 2))), 2)
     }
 
@@ -113,7 +100,7 @@ impl Codes for Two {
     const OFFSET: u8 = 1;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         let bytes: &[u8; 16] = array(unit, 18 * part + 2);
         let mut words = [0; 16];
         for i in 0..16 {

@@ -1,8 +1,8 @@
 //! 4-bit floats: MXFP4 and NVFP4. Codes stand for twice the E2M1 values, so scales are half of what their bytes say.
 
-use super::Codes;
 use super::legacy::nibbles;
 use super::simd::{Simd, array};
+use super::{Codes, Ready};
 
 /// Twice the E2M1 values, plus 16.
 const LEVELS: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
@@ -15,7 +15,7 @@ impl Codes for Mx {
     const OFFSET: u8 = 16;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.lookup(&LEVELS, nibbles(v, unit, 34 * part + 1, 34 * part + 18))
     }
 
@@ -41,7 +41,7 @@ impl Codes for Nv {
 
     /// Eight bytes hold 16 codes: low nibbles, then high ones.
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         let mut words = [0; 8];
         for i in 0..4 {
             let word = u64::from_le_bytes(*array(unit, 36 * part + 4 + 8 * i));

@@ -1,10 +1,10 @@
 //! 4-bit codes whose levels come from a table: IQ4_NL, IQ4_XS.
 
-use super::Codes;
 use super::codebook::nibbles_to_bytes;
 use super::k_quants::half;
 use super::legacy::nibbles;
 use super::simd::{Simd, array};
+use super::{Codes, Ready};
 
 /// The uneven grid, plus 128.
 const LEVELS: [u8; 16] = {
@@ -26,7 +26,7 @@ impl Codes for Nl {
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.lookup(&LEVELS, nibbles(v, unit, 36 * part + 2, 36 * part + 20))
     }
 
@@ -44,7 +44,7 @@ impl Codes for Xs {
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.lookup(&LEVELS, nibbles(v, unit, 8 + 32 * part, 24 + 32 * part))
     }
 

@@ -1,7 +1,7 @@
 //! K-quants: blocks of 256 weights in groups with small integer scales, in units of one or two half-precision numbers.
 
-use super::Codes;
 use super::simd::{Simd, array};
+use super::{Codes, Ready};
 
 #[inline(always)]
 pub(super) fn half<V: Simd>(v: V, unit: &[u8], at: usize) -> f32 {
@@ -51,7 +51,7 @@ impl Codes for Two {
     const PLUS: bool = true;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         two_bits(v, unit, 16, part)
     }
 
@@ -74,7 +74,7 @@ impl Codes for Three {
     const OFFSET: u8 = 4;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.or(two_bits(v, unit, 32, part), v.shift_left::<2>(one_bit(v, unit, 0, part)))
     }
 
@@ -101,7 +101,7 @@ impl Codes for Four {
     const PLUS: bool = true;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         nibbles(v, unit, 16, part)
     }
 
@@ -119,7 +119,7 @@ impl Codes for Five {
     const PLUS: bool = true;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.or(nibbles(v, unit, 48, part), v.shift_left::<4>(one_bit(v, unit, 16, part)))
     }
 
@@ -137,7 +137,7 @@ impl Codes for Six {
     const OFFSET: u8 = 32;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         // Codes `j` and `j + 64` of 128 share a byte.
         let shift = if part.is_multiple_of(2) { 0 } else { 4 };
         let low = v.and(v.shift([shift; 4], v.load(unit, 64 * (part / 2))), 15);

@@ -1,8 +1,8 @@
 //! The first formats: blocks of 32 weights with one half-precision scale, and a number added in the `_1` ones. A unit is
 //! eight blocks.
 
-use super::Codes;
 use super::simd::{Simd, array};
+use super::{Codes, Ready};
 
 /// 4-bit codes of two blocks: `j` and `j + 16` share a byte.
 #[inline(always)]
@@ -25,7 +25,7 @@ impl Codes for Q8_0 {
     const OFFSET: u8 = 128;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         v.xor(v.pair(unit, 68 * part + 2, 68 * part + 36), 0x80)
     }
 
@@ -43,7 +43,7 @@ impl Codes for Q4_0 {
     const OFFSET: u8 = 8;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         nibbles(v, unit, 36 * part + 2, 36 * part + 20)
     }
 
@@ -61,7 +61,7 @@ impl Codes for Q4_1 {
     const PLUS: bool = true;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         nibbles(v, unit, 40 * part + 4, 40 * part + 24)
     }
 
@@ -79,7 +79,7 @@ impl Codes for Q5_0 {
     const OFFSET: u8 = 16;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         let at = 44 * part;
         v.or(nibbles(v, unit, at + 6, at + 28), fifth_bits(v, unit, at + 2, at + 24))
     }
@@ -98,7 +98,7 @@ impl Codes for Q5_1 {
     const PLUS: bool = true;
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes {
+    fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         let at = 48 * part;
         v.or(nibbles(v, unit, at + 8, at + 32), fifth_bits(v, unit, at + 4, at + 28))
     }

@@ -44,6 +44,7 @@ mod iq4;
 mod k_quants;
 mod legacy;
 mod panel;
+mod peak;
 mod scalar;
 mod simd;
 #[cfg(test)]
@@ -52,6 +53,7 @@ mod tile;
 
 pub(super) use floats::dot_floats;
 pub(super) use panel::{Panel, UNIT};
+pub(super) use peak::ROUND;
 pub(super) use tile::{ROWS, Tile, Work};
 
 /// Every format with a fast product.
@@ -97,18 +99,41 @@ trait Codes: 'static {
     /// Whether there is a `plus`.
     const PLUS: bool = false;
 
+    /// What is best worked out for all codes of a unit at once.
+    #[inline(always)]
+    fn ready<V: Simd>(v: V, _: &[u8]) -> Ready<V> {
+        Ready::nothing(v)
+    }
+
     /// Codes `64 * part ..` of a unit, in the order of the weights.
-    fn codes<V: Simd>(v: V, unit: &[u8], part: usize) -> V::Bytes;
+    fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes;
 
     /// `scale` and `plus` of all groups. With groups of 32, lanes from 8 on are 0 times something in `plus`, and do not
     /// matter in `scale`.
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats);
 }
 
+/// See [`Codes::ready`]. What a format does not use costs nothing.
+#[derive(Clone, Copy)]
+struct Ready<V: Simd> {
+    /// A bit for each code: signs.
+    masks: [u64; 4],
+    /// What [`Simd::find`] and [`Simd::find_short`] gave.
+    found: [V::Bytes; 2],
+}
+
+impl<V: Simd> Ready<V> {
+    #[inline(always)]
+    fn nothing(v: V) -> Self {
+        Ready { masks: [0; 4], found: [v.words([0; 8]); 2] }
+    }
+}
+
 /// The fast product of a format.
 pub(super) struct Fast {
     format: &'static str,
     one: fn(Isa, Few<'_>, &mut [f32]),
+    two: fn(Isa, Few<'_>, &mut [f32]),
     four: fn(Isa, Few<'_>, &mut [f32]),
     unpack: fn(Isa, Rest<'_>),
     multiply: fn(Isa, &Tile, Work<'_>),
@@ -132,6 +157,7 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
     Fast {
         format,
         one: |isa, few, out| run(isa, Rows::<F, 4, 1>(few, out, PhantomData)),
+        two: |isa, few, out| run(isa, Rows::<F, 2, 2>(few, out, PhantomData)),
         four: |isa, few, out| run(isa, Rows::<F, 2, 4>(few, out, PhantomData)),
         unpack: |isa, Rest { bytes, row_bytes, cols, unit, tile }| {
             run(isa, Unpack::<F> { bytes, row_bytes, cols, unit, tile, format: PhantomData });
@@ -177,8 +203,8 @@ pub(super) const FEW_ROWS: usize = 4;
 /// Tokens that are stored for `n`: what kernels compute, the rest being zeros.
 pub(super) fn padded(n: usize) -> usize {
     match n {
-        0 | 1 => n,
-        2..=MOST_FEW => MOST_FEW,
+        0..=2 => n,
+        3..=MOST_FEW => MOST_FEW,
         _ => n.next_multiple_of(2),
     }
 }
@@ -194,7 +220,11 @@ impl Fast {
     pub(super) fn few(&self, isa: Isa, bytes: &[u8], row_bytes: usize, cols: usize, x: &[Unit], out: &mut [f32]) {
         let units = cols.div_ceil(UNIT);
         let few = Few { bytes, row_bytes, cols, x };
-        if few.x.len() == units { (self.one)(isa, few, out) } else { (self.four)(isa, few, out) }
+        match few.x.len() / units {
+            1 => (self.one)(isa, few, out),
+            2 => (self.two)(isa, few, out),
+            _ => (self.four)(isa, few, out),
+        }
     }
 
     /// At most 32 whole rows into a tile.
@@ -211,4 +241,9 @@ impl Fast {
 /// Rounds activations to 8 bits; see [`Panel::fill`].
 pub(super) fn fill(panel: &mut Panel, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) -> Result<()> {
     panel.fill(isa, pool, x, n, padded(n), cols)
+}
+
+/// Rounds of dot products and nothing else; [`ROUND`] multiply-adds each.
+pub(super) fn dots(isa: Isa, rounds: usize) {
+    run(isa, peak::Dots { rounds });
 }

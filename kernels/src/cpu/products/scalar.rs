@@ -1,12 +1,17 @@
 //! The scalar twin: arrays and loops, on any machine. The oracle of the other instances.
 
-use super::simd::{Kernel, Simd, array};
+use super::simd::{Eights, Fours, Kernel, Simd, array};
 use super::tile::{Tile, Work, many};
 use half::f16;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
+
+/// The 16-bit number `i`.
+fn number(bytes: &[u8; 64], i: usize) -> usize {
+    usize::from(u16::from_le_bytes(*array(bytes, 2 * i)))
+}
 
 impl Simd for Scalar {
     type Bytes = [u8; 64];
@@ -37,6 +42,69 @@ impl Simd for Scalar {
 
     fn words(self, words: [u64; 8]) -> [u8; 64] {
         std::array::from_fn(|i| (words[i / 8] >> (8 * (i % 8))) as u8)
+    }
+
+    fn quarters(self, bytes: &[u8], at: [usize; 4]) -> [u8; 64] {
+        std::array::from_fn(|i| bytes[at[i / 16] + i % 16])
+    }
+
+    fn widen(self, bytes: &[u8], at: usize) -> [u8; 64] {
+        std::array::from_fn(|i| if i % 2 == 0 { bytes[at + i / 2] } else { 0 })
+    }
+
+    fn narrow(self, b: [u8; 64]) -> [u64; 4] {
+        std::array::from_fn(|i| (0..8).map(|j| u64::from(b[16 * i + 2 * j]) << (8 * j)).sum())
+    }
+
+    fn find<const N: usize>(self, _: &Eights<N>, points: [u8; 64]) -> [u8; 64] {
+        points
+    }
+
+    fn points<const N: usize>(self, book: &Eights<N>, found: [u8; 64], part: usize) -> [u8; 64] {
+        std::array::from_fn(|i| book.points[number(&found, 8 * part + i / 8)].to_le_bytes()[i % 8])
+    }
+
+    fn find_short<const N: usize>(self, _: &Fours<N>, points: [u8; 64]) -> [u8; 64] {
+        points
+    }
+
+    fn short_points<const N: usize>(self, book: &Fours<N>, found: [u8; 64], signs: u64, half: usize) -> [u8; 64] {
+        let points = std::array::from_fn(|i| book.points[number(&found, 16 * half + i / 4)].to_le_bytes()[i % 4]);
+        self.add(self.negate_where(signs, points), 64)
+    }
+
+    fn longs_left<const N: u32>(self, mut b: [u8; 64]) -> [u8; 64] {
+        b.as_chunks_mut().0.iter_mut().for_each(|long| *long = (u64::from_le_bytes(*long) << N).to_le_bytes());
+        b
+    }
+
+    fn and_longs(self, b: [u8; 64], mask: u64) -> [u8; 64] {
+        std::array::from_fn(|i| b[i] & mask.to_le_bytes()[i % 8])
+    }
+
+    fn multiply_bytes(self, a: [u8; 64], b: &[u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+
+    fn reached(self, b: [u8; 64], low: u8, high: u8) -> [u8; 64] {
+        b.map(|b| u8::from(b >= low) + u8::from(b >= high))
+    }
+
+    fn xor_all(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+
+    fn and_words(self, b: [u8; 64], mask: u32) -> [u8; 64] {
+        std::array::from_fn(|i| b[i] & mask.to_le_bytes()[i % 4])
+    }
+
+    fn words_left<const N: u32>(self, mut b: [u8; 64]) -> [u8; 64] {
+        b.as_chunks_mut().0.iter_mut().for_each(|word| *word = (u32::from_le_bytes(*word) << N).to_le_bytes());
+        b
+    }
+
+    fn words_right<const N: u32>(self, b: [u8; 64]) -> [u8; 64] {
+        self.shift([N; 4], b)
     }
 
     fn where_set(self, mask: u64, value: u8) -> [u8; 64] {
@@ -70,6 +138,10 @@ impl Simd for Scalar {
 
     fn add(self, b: [u8; 64], value: u8) -> [u8; 64] {
         b.map(|b| b.wrapping_add(value))
+    }
+
+    fn add_all(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
 
     fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
@@ -116,6 +188,14 @@ impl Simd for Scalar {
 
     fn to_floats(self, i: [i32; 16]) -> [f32; 16] {
         i.map(|i| i as f32)
+    }
+
+    fn words_to_floats(self, b: [u8; 64]) -> [f32; 16] {
+        std::array::from_fn(|i| i32::from_le_bytes(*array(&b, 4 * i)) as f32)
+    }
+
+    fn odd(self, x: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if i < 8 { x[2 * i + 1] } else { 0.0 })
     }
 
     fn store_ints(self, i: [i32; 16], to: &mut [i32; 16]) {

@@ -13,6 +13,60 @@ pub(super) trait Kernel {
     fn run<V: Simd>(self, v: V);
 }
 
+/// A codebook whose points are eight weights: as bytes, and as digits of two bits that stand for levels.
+pub(super) struct Eights<const N: usize> {
+    pub(super) points: [u64; N],
+    pub(super) digits: [u16; N],
+    pub(super) levels: [u8; 16],
+    /// 64 + level, and with a 1 behind the digit's bits 64 - level.
+    pub(super) signed: [u8; 16],
+}
+
+/// A codebook whose points are four weights: as bytes, and as digits of three bits.
+pub(super) struct Fours<const N: usize> {
+    pub(super) points: [u32; N],
+    pub(super) digits: [u16; N],
+    /// As in [`Eights`].
+    pub(super) signed: [u8; 16],
+}
+
+impl<const N: usize> Eights<N> {
+    pub(super) const fn new(digits: &[u16; N], four: [u8; 4]) -> Self {
+        let (mut points, mut levels, mut signed) = ([0; N], [0; 16], [0; 16]);
+        let mut i = 0;
+        while i < 8 * N {
+            points[i / 8] |= (four[(digits[i / 8] >> (2 * (i % 8)) & 3) as usize] as u64) << (8 * (i % 8));
+            i += 1;
+        }
+        i = 0;
+        while i < 4 {
+            levels[i] = four[i];
+            signed[i] = 64 + four[i];
+            signed[4 + i] = 64 - four[i];
+            i += 1;
+        }
+        Eights { points, digits: *digits, levels, signed }
+    }
+}
+
+impl<const N: usize> Fours<N> {
+    pub(super) const fn new(digits: &[u16; N], eight: [u8; 8]) -> Self {
+        let (mut points, mut signed) = ([0; N], [0; 16]);
+        let mut i = 0;
+        while i < 4 * N {
+            points[i / 4] |= (eight[(digits[i / 4] >> (3 * (i % 4)) & 7) as usize] as u32) << (8 * (i % 4));
+            i += 1;
+        }
+        i = 0;
+        while i < 8 {
+            signed[i] = 64 + eight[i];
+            signed[8 + i] = 64 - eight[i];
+            i += 1;
+        }
+        Fours { points, digits: *digits, signed }
+    }
+}
+
 /// One instruction set. A value proves that it may be used.
 pub(super) trait Simd: Copy {
     /// 64 bytes.
@@ -38,6 +92,31 @@ pub(super) trait Simd: Copy {
     fn quads(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
     /// Eight little-endian words.
     fn words(self, words: [u64; 8]) -> Self::Bytes;
+    /// `bytes[at .. at + 16]` for four places.
+    fn quarters(self, bytes: &[u8], at: [usize; 4]) -> Self::Bytes;
+    /// 32 bytes as 16-bit numbers.
+    fn widen(self, bytes: &[u8], at: usize) -> Self::Bytes;
+    /// The low bytes of 32 16-bit numbers.
+    fn narrow(self, b: Self::Bytes) -> [u64; 4];
+    /// What [`Simd::points`] needs of 32 points, given as 16-bit numbers below `N`: the numbers, or the points' digits.
+    fn find<const N: usize>(self, book: &Eights<N>, points: Self::Bytes) -> Self::Bytes;
+    /// Eight weights each of the points `8 * part ..` that were found.
+    fn points<const N: usize>(self, book: &Eights<N>, found: Self::Bytes, part: usize) -> Self::Bytes;
+    /// The same with signs, plus 64.
+    #[inline(always)]
+    fn signed_points<const N: usize>(
+        self,
+        book: &Eights<N>,
+        found: Self::Bytes,
+        signs: u64,
+        part: usize,
+    ) -> Self::Bytes {
+        self.add(self.negate_where(signs, self.points(book, found, part)), 64)
+    }
+    /// As [`Simd::find`].
+    fn find_short<const N: usize>(self, book: &Fours<N>, points: Self::Bytes) -> Self::Bytes;
+    /// Four weights each of the points `16 * half ..` that were found, with signs, plus 64.
+    fn short_points<const N: usize>(self, book: &Fours<N>, found: Self::Bytes, signs: u64, half: usize) -> Self::Bytes;
     /// `value` where the mask has a one, 0 elsewhere.
     fn where_set(self, mask: u64, value: u8) -> Self::Bytes;
     /// Two's complement where the mask has a one.
@@ -46,12 +125,30 @@ pub(super) trait Simd: Copy {
     fn shift(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
     /// Shifted left as 32-bit numbers; the bits that are moved must stay within their bytes.
     fn shift_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
+    /// Shifted left as 32-bit numbers.
+    fn words_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
+    /// Shifted right as 32-bit numbers.
+    fn words_right<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
+    /// Shifted left as 64-bit numbers.
+    fn longs_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
+    /// `b & mask` in each 64-bit number.
+    fn and_longs(self, b: Self::Bytes, mask: u64) -> Self::Bytes;
+    /// `b & mask` in each 32-bit number.
+    fn and_words(self, b: Self::Bytes, mask: u32) -> Self::Bytes;
+    /// `a ^ b`.
+    fn xor_all(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `b & mask` in each byte.
     fn and(self, b: Self::Bytes, mask: u8) -> Self::Bytes;
     /// `b ^ mask` in each byte.
     fn xor(self, b: Self::Bytes, mask: u8) -> Self::Bytes;
     /// `b + value` in each byte, wrapping.
     fn add(self, b: Self::Bytes, value: u8) -> Self::Bytes;
+    /// `a * b` in each byte, wrapping.
+    fn multiply_bytes(self, a: Self::Bytes, b: &[u8; 64]) -> Self::Bytes;
+    /// How many of both numbers each byte reaches.
+    fn reached(self, b: Self::Bytes, low: u8, high: u8) -> Self::Bytes;
+    /// `a + b` in each byte, wrapping.
+    fn add_all(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `a | b`.
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `table[b]` for each byte; bytes are below 16.
@@ -77,6 +174,10 @@ pub(super) trait Simd: Copy {
     fn stored(self, eight: bool, codes: Self::Bytes) -> Self::Bytes;
     /// As floats.
     fn to_floats(self, i: Self::Ints) -> Self::Floats;
+    /// Sixteen 32-bit numbers as floats.
+    fn words_to_floats(self, b: Self::Bytes) -> Self::Floats;
+    /// Lanes 1, 3, .. 15, then zeros.
+    fn odd(self, x: Self::Floats) -> Self::Floats;
 
     /// To memory.
     fn store_ints(self, i: Self::Ints, to: &mut [i32; 16]);

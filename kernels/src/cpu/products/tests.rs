@@ -212,6 +212,19 @@ impl Guarded {
 }
 
 #[cfg(unix)]
+impl Guarded {
+    /// Activations that end there.
+    pub(in crate::cpu) fn floats(x: &[f32]) -> Self {
+        Guarded::new(&x.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>())
+    }
+
+    pub(in crate::cpu) fn as_floats(&self) -> &[f32] {
+        // SAFETY: as many floats as were written; pages end at multiples of four.
+        unsafe { std::slice::from_raw_parts(self.map.add(self.start).cast(), self.len / 4) }
+    }
+}
+
+#[cfg(unix)]
 impl AsRef<[u8]> for Guarded {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: written in the constructor, never again, and mapped as long as this lives.
@@ -236,7 +249,7 @@ unsafe impl Sync for Guarded {}
 
 #[cfg(unix)]
 #[test]
-fn nothing_behind_the_last_weight_is_read() {
+fn nothing_behind_the_last_weight_or_activation_is_read() {
     let mut random = Random::new(15);
     let all = backends(1);
     for format in formats() {
@@ -249,8 +262,13 @@ fn nothing_behind_the_last_weight_is_read() {
             let tensor = QTensor::new(format, weight.shape().clone(), bytes).unwrap();
             for n in [1, 3, 6] {
                 let x = random.floats(n * cols);
+                let guarded = Guarded::floats(&x);
                 for cpu in &all {
-                    assert_eq!(product(cpu, &tensor, &x, n), product(cpu, &weight, &x, n), "{format:?} {}", cpu.name());
+                    let weights = cpu.weight(tensor.clone()).unwrap();
+                    let mut out = cpu.buffer(n * rows).unwrap();
+                    let products = &mut [Product { weight: &weights, bias: None, out: &mut out }];
+                    crate::cpu::matmul::matmul(cpu, guarded.as_floats(), n, products).unwrap();
+                    assert_eq!(out.to_vec(), product(cpu, &weight, &x, n), "{format:?} {}", cpu.name());
                 }
             }
         }

@@ -81,10 +81,11 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
                     v.store_float_bits(more, &mut plus[r]);
                 }
                 let eight = F::OFFSET == 128;
-                v.store(v.stored(eight, F::codes(v, bytes, 0)), &mut codes[0][r]);
-                v.store(v.stored(eight, F::codes(v, bytes, 1)), &mut codes[1][r]);
-                v.store(v.stored(eight, F::codes(v, bytes, 2)), &mut codes[2][r]);
-                v.store(v.stored(eight, F::codes(v, bytes, 3)), &mut codes[3][r]);
+                let ready = F::ready(v, bytes);
+                v.store(v.stored(eight, F::codes(v, bytes, &ready, 0)), &mut codes[0][r]);
+                v.store(v.stored(eight, F::codes(v, bytes, &ready, 1)), &mut codes[1][r]);
+                v.store(v.stored(eight, F::codes(v, bytes, &ready, 2)), &mut codes[2][r]);
+                v.store(v.stored(eight, F::codes(v, bytes, &ready, 3)), &mut codes[3][r]);
             }
             let groups = UNIT / F::GROUP;
             for (part, codes) in tile.rows.codes.iter().enumerate() {

@@ -52,6 +52,12 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// As [`Simd::load`].
     unsafe fn load_bf16(self, from: *const u16) -> Self::V;
 
+    /// Loads small integers.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load_i8(self, from: *const i8) -> Self::V;
+
     /// Stores.
     ///
     /// # Safety

@@ -46,6 +46,13 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::V {
+        // SAFETY: as above.
+        let small = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        small.map(f32::from)
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: Self::V) {
         // SAFETY: there is room for eight by the caller's promise; an unaligned write.
         unsafe { to.cast::<Self::V>().write_unaligned(v) }
