@@ -22,7 +22,6 @@ mod weights;
 pub use blockwise::{Blockwise, Half};
 pub use bounds::cached_rate;
 pub use load::Replaced;
-
 pub use memory::MemoryPlan;
 pub use observe::{Inputs, Observer};
 pub use rng::Rng;
