@@ -5,10 +5,12 @@
 //! What a killed run leaves behind is the `.part` file; the next run to the same destination overwrites it, or goes on with it
 //! if it is told that it can ([`Start`]).
 
+mod direct;
 mod interrupt;
 mod set;
 mod system;
 
+pub use direct::Piece;
 pub use set::OutputSet;
 
 use crate::error::caller;
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct OutputFile {
     file: system::Positioned,
+    /// The way past the page cache.
+    direct: direct::Direct,
     /// Where it goes.
     path: PathBuf,
     /// Where it is written, in the same folder.
@@ -69,7 +73,9 @@ impl OutputFile {
             parts.insert(part.clone());
         }
         drop(parts);
-        let out = OutputFile { file: system::Positioned::new(file), path, part, size, force, keep, finished: false };
+        let direct = direct::Direct::open(&part, &file, size);
+        let file = system::Positioned::new(file);
+        let out = OutputFile { file, direct, path, part, size, force, keep, finished: false };
         out.reserve()?;
         Ok(out)
     }
@@ -80,7 +86,8 @@ impl OutputFile {
         protect(&self.path, inputs)
     }
 
-    /// Writes bytes at an offset; several threads may do so at once. Bytes that are never written are zero.
+    /// Writes bytes at an offset; several threads may do so at once. Bytes that are never written are zero. Large outputs are
+    /// best written in [`Piece`]s.
     ///
     /// Errors: beyond the size given to [`OutputFile::create`], or refused by the system.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
@@ -92,7 +99,14 @@ impl OutputFile {
             bytes.len(),
             self.size
         );
-        self.file.write_all_at(bytes, offset).map_err(|e| self.refused(e))
+        let write = || {
+            let done = self.direct.write(bytes, offset)?;
+            for rest in [0..done.start, done.end..bytes.len()] {
+                self.file.write_all_at(&bytes[rest.clone()], offset + rest.start as u64)?;
+            }
+            Ok(())
+        };
+        write().map_err(|e| self.refused(e))
     }
 
     /// Reads back what was written; to the end of the file at most.

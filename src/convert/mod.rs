@@ -9,18 +9,21 @@ mod importance;
 mod journal;
 mod layout;
 mod metadata;
+mod meter;
 mod plan;
 mod rules;
 mod split;
 mod stamping;
 mod stream;
 mod unchanged;
+mod writing;
 
 pub use copy::{Copied, copy};
 pub use edits::{Edits, Layers, Setting};
 pub use importance::{Importance, Weighing};
 pub use layout::{Extent, Layout, Part};
 pub use metadata::{output_metadata, output_name};
+pub use meter::Spent;
 pub use plan::{Plan, Planned};
 pub use split::Split;
 
@@ -33,6 +36,7 @@ use crate::recipe::{self, Mix};
 use crate::ui::Ui;
 use anyhow::Result;
 use journal::Journal;
+use meter::Meter;
 use stamping::Stamping;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -98,6 +102,9 @@ pub struct Summary {
     pub bits_per_weight: f64,
     /// Wall time of the conversion, the file's sync included.
     pub seconds: f64,
+    /// CPU time by what it was spent on, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<Spent>,
     /// Tensors that could not take the type that was wanted for them.
     pub fallbacks: usize,
     /// Bits per weight (of the whole model) that they cost.
@@ -174,8 +181,9 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let bar = ui.bytes_bar(layout.tensors().map(bytes).sum());
     bar.inc(done.keys().map(|&i| bytes(i)).sum());
     bar.reset_eta();
+    let meter = Meter::default();
     match &mut stamping {
-        None => stream::tensors(request, &layout, set.files(), None, &bar)?,
+        None => stream::tensors(request, &layout, set.files(), None, &meter, &bar)?,
         Some(stamping) => {
             set.accompany(journal.path.clone())?;
             let notes = Notes {
@@ -184,8 +192,8 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
                 done: done.keys().copied().collect(),
             };
             done.iter().for_each(|(tensor, digest)| notes.hashes.set(*tensor, *digest));
-            let work = || stream::tensors(request, &layout, set.files(), Some(&notes), &bar);
-            let heads = stamping.during(&layout, &notes.hashes, work)?;
+            let work = || stream::tensors(request, &layout, set.files(), Some(&notes), &meter, &bar);
+            let heads = stamping.during(&layout, &notes.hashes, &meter, work)?;
             for (writer, file) in heads.iter().zip(set.files()) {
                 file.write_at(0, writer.head())?;
             }
@@ -197,7 +205,8 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
         crate::verify::written(&parts, layout.is_complete())?;
     }
     set.finish()?;
-    Ok(Summary { verified: request.verify, resumed: done.len(), ..summary(request, &layout, started) })
+    let (verified, cpu_seconds) = (request.verify, meter.spent());
+    Ok(Summary { verified, cpu_seconds, resumed: done.len(), ..summary(request, &layout, started) })
 }
 
 /// Where unfinished work is noted.
@@ -219,6 +228,7 @@ fn summary(request: &Request, layout: &Layout, started: Instant) -> Summary {
         bytes: layout.bytes(),
         bits_per_weight: plan.bits_per_weight(),
         seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds: None,
         fallbacks: plan.fallbacks().count(),
         fallback_bits_per_weight: plan.fallback_cost(),
         importance: plan.importance.clone(),

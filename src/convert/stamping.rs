@@ -1,5 +1,6 @@
 //! Digests, while the conversion goes on.
 
+use super::meter::{Meter, Stage};
 use super::{Extent, Layout, Split};
 use crate::error::malformed;
 use crate::general;
@@ -37,6 +38,7 @@ impl<'a> Stamping<'a> {
         &mut self,
         layout: &Layout,
         hashes: &TensorHashes,
+        meter: &Meter,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<Vec<Writer>> {
         let stop = AtomicBool::new(false);
@@ -45,8 +47,11 @@ impl<'a> Stamping<'a> {
         let wanted = layout.tensors().start == 0;
         let digests: Result<Vec<Digest>> = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let stop = || stop.load(Ordering::Relaxed);
-                sources.iter().filter(|_| wanted).map(|s| s.hash(&stop)).collect::<Result<Vec<Digest>>>()
+                let (stop, mut lap) = (|| stop.load(Ordering::Relaxed), meter.start());
+                let digests = sources.iter().filter(|_| wanted).map(|s| s.hash(&stop));
+                let digests = digests.collect::<Result<Vec<Digest>>>();
+                lap.was(Stage::Hashing);
+                digests
             });
             let done = work();
             stop.store(done.is_err(), Ordering::Relaxed);

@@ -1,6 +1,8 @@
 //! The stream of row slices: threads take the next slice of the next tensor, in file order, until none is left.
 
 use super::journal::Journal;
+use super::meter::{Lap, Meter, Stage};
+use super::writing;
 use super::{Layout, Planned, Request};
 use crate::error::{caller, malformed};
 use crate::model::ModelTensor;
@@ -14,8 +16,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Weights of a slice: 1 MB of floats, so that a thread's slices stay in its cache.
-const SLICE: usize = 1 << 18;
+/// Weights of a slice: what is taken, hashed and written at a time.
+const SLICE: usize = 1 << 19;
+/// Weights of a tile: 256 kB of floats, so that they are in the core's cache from reading to quantizing.
+const TILE: usize = 1 << 16;
 
 /// Some rows of a tensor.
 struct Slice {
@@ -39,6 +43,7 @@ pub fn tensors(
     layout: &Layout,
     files: &[OutputFile],
     notes: Option<&Notes>,
+    meter: &Meter,
     bar: &ProgressBar,
 ) -> Result<()> {
     Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
@@ -47,34 +52,64 @@ pub fn tensors(
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let error = Mutex::new(None);
-    let hash = |slice: &Slice, bytes: &[u8]| {
+    let fail = |number: usize, e: anyhow::Error| {
+        // The first slice in file order is told about, whichever thread came first.
+        failed.store(true, Ordering::Relaxed);
+        let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if first.as_ref().is_none_or(|(other, _)| number < *other) {
+            *first = Some((number, e));
+        }
+    };
+    // What is left to do for each tensor: to write its slices, and to know its digest. Who does the last of it tells the journal.
+    let first = layout.tensors().start;
+    let mut left = vec![1; layout.tensors().len()];
+    slices.iter().for_each(|slice| left[slice.tensor - first] += 1);
+    let left: Vec<AtomicUsize> = left.into_iter().map(AtomicUsize::new).collect();
+    let step = |tensor: usize| {
         let Some(Notes { hashes, journal, .. }) = notes else { return Ok(()) };
+        let last = left[tensor - first].fetch_sub(1, Ordering::AcqRel) == 1;
+        hashes.get(tensor).filter(|_| last).map_or(Ok(()), |digest| journal.done(tensor, &digest))
+    };
+    let hash = |slice: &Slice, bytes: &[u8]| {
+        let Some(Notes { hashes, .. }) = notes else { return Ok(()) };
         let planned = &request.plan.tensors[slice.tensor];
         let at = (slice.rows.start * planned.row_bytes()) as u64;
         // Who stops here because of another's failure has nothing to say.
         match hashes.add(slice.tensor, planned.bytes(), at, bytes, || failed.load(Ordering::Relaxed)) {
-            Ok(Some(digest)) => journal.done(slice.tensor, &digest),
+            Ok(Some(_)) => step(slice.tensor),
             Ok(None) | Err(provenance::Failed) => Ok(()),
         }
     };
-    rayon::broadcast(|_| {
-        let mut scratch = Scratch::default();
-        while !failed.load(Ordering::Relaxed) {
-            let Some(slice) = slices.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            if let Err(e) = convert(request, layout, files, slice, &mut scratch, &hash) {
-                // The first slice in file order is told about, whichever thread came first.
-                failed.store(true, Ordering::Relaxed);
-                let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                let at = (slice.tensor, slice.rows.start);
-                if first.as_ref().is_none_or(|(other, _)| at < *other) {
-                    *first = Some((at, e));
-                }
-            }
-            let planned = &request.plan.tensors[slice.tensor];
-            let share =
-                planned.tensor.source_bytes as u64 * slice.rows.len() as u64 / planned.tensor.shape.rows() as u64;
-            bar.inc(share);
+    let written = |number: usize, result: Result<()>| {
+        if let Err(e) = result.and_then(|()| step(slices[number].tensor)) {
+            fail(number, e);
         }
+    };
+    writing::beside(files, meter, &written, |writing| {
+        rayon::broadcast(|_| {
+            let (mut floats, mut lap) = (Vec::new(), meter.start());
+            while !failed.load(Ordering::Relaxed) {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(slice) = slices.get(number) else { break };
+                let planned = &request.plan.tensors[slice.tensor];
+                let (file, range) = layout.place(slice.tensor);
+                let offset = range.start + (slice.rows.start * planned.row_bytes()) as u64;
+                let mut piece = writing.piece(offset, slice.rows.len() * planned.row_bytes());
+                lap.skip();
+                let made = convert(request, slice, &mut floats, &mut piece, &mut lap).and_then(|()| {
+                    let hashed = hash(slice, &piece);
+                    lap.was(Stage::Hashing);
+                    hashed
+                });
+                match made {
+                    Ok(()) => writing.write(file, offset, piece, number),
+                    Err(e) => fail(number, e),
+                }
+                let share =
+                    planned.tensor.source_bytes as u64 * slice.rows.len() as u64 / planned.tensor.shape.rows() as u64;
+                bar.inc(share);
+            }
+        });
     });
     match error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
         Some((_, e)) => Err(e),
@@ -86,35 +121,23 @@ pub fn tensors(
 fn slices(tensors: &[Planned], range: Range<usize>) -> Vec<Slice> {
     let mut out = Vec::new();
     for tensor in range {
-        let planned = &tensors[tensor];
-        let rows = planned.tensor.shape.rows();
-        let step = (SLICE / planned.tensor.shape.cols()).max(1);
-        out.extend((0..rows).step_by(step).map(|first| Slice { tensor, rows: first..rows.min(first + step) }));
+        let shape = &tensors[tensor].tensor.shape;
+        out.extend(pieces(&(0..shape.rows()), shape.cols(), SLICE).map(|rows| Slice { tensor, rows }));
     }
     out
 }
 
-/// Buffers that a thread uses again and again.
-#[derive(Default)]
-struct Scratch {
-    floats: Vec<f32>,
-    packed: Vec<u8>,
+/// Cuts rows into pieces of at most `weights`, but of one row at least.
+fn pieces(rows: &Range<usize>, cols: usize, weights: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (step, end) = ((weights / cols).max(1), rows.end);
+    rows.clone().step_by(step).map(move |first| first..end.min(first + step))
 }
 
-fn convert(
-    request: &Request,
-    layout: &Layout,
-    files: &[OutputFile],
-    slice: &Slice,
-    scratch: &mut Scratch,
-    hash: &dyn Fn(&Slice, &[u8]) -> Result<()>,
-) -> Result<()> {
+/// Makes the packed rows of a slice. `floats` is memory to use again.
+fn convert(request: &Request, slice: &Slice, floats: &mut Vec<f32>, out: &mut [u8], lap: &mut Lap) -> Result<()> {
     let planned = &request.plan.tensors[slice.tensor];
     let tensor = planned.tensor;
     let (cols, row_bytes) = (tensor.shape.cols(), planned.row_bytes());
-    let (file, range) = layout.place(slice.tensor);
-    let (file, offset) = (&files[file], range.start + (slice.rows.start * row_bytes) as u64);
-
     // Quantized or integer data that stays as it is must not go through floats.
     if planned.format == tensor.format && (tensor.format.is_quantized() || tensor.format.dequantize.is_none()) {
         let packed = request.model.packed(tensor)?;
@@ -123,39 +146,46 @@ fn convert(
             let at = slice.rows.start * cols + block * tensor.format.block_weights;
             return Err(not_finite(request, tensor, at, "NaN or infinite scale"));
         }
-        file.write_at(offset, bytes)?;
-        hash(slice, bytes)?;
+        out.copy_from_slice(bytes);
+        lap.was(Stage::Reading);
     } else {
-        scratch.floats.resize(slice.rows.len() * cols, 0.0);
-        scratch.packed.resize(slice.rows.len() * row_bytes, 0);
-        request.model.rows(tensor, slice.rows.start, &mut scratch.floats)?;
-        if let Some(at) = first_nonfinite(&scratch.floats) {
-            let value = scratch.floats[at];
-            return Err(not_finite(request, tensor, slice.rows.start * cols + at, &value.to_string()));
+        let mut left = out;
+        for rows in pieces(&slice.rows, cols, TILE) {
+            let tile;
+            (tile, left) = left.split_at_mut(rows.len() * row_bytes);
+            floats.resize(rows.len() * cols, 0.0);
+            request.model.rows(tensor, rows.start, floats)?;
+            lap.was(Stage::Reading);
+            if let Some(at) = first_nonfinite(floats) {
+                return Err(not_finite(request, tensor, rows.start * cols + at, &floats[at].to_string()));
+            }
+            quantize(request, planned, rows, floats, tile)?;
+            lap.was(Stage::Quantizing);
         }
-        // Rows of different experts differ in importance.
-        let (mut floats, mut packed) = (&scratch.floats[..], &mut scratch.packed[..]);
-        for (importance, rows) in planned.runs(slice.rows.clone()) {
-            let (now, later) = floats.split_at(rows * cols);
-            let (out, later_out) = packed.split_at_mut(rows * row_bytes);
-            request.methods.rows()(planned.format, cols, now, importance, out);
-            (floats, packed) = (later, later_out);
-        }
-        if let Some(block) = (planned.format.find_nonfinite)(&scratch.packed) {
-            let at = block * planned.format.block_weights;
-            let largest =
-                scratch.floats[at..at + planned.format.block_weights].iter().fold(0f32, |m, x| m.max(x.abs()));
-            let row = slice.rows.start + at / cols;
-            return Err(caller(format!(
-                "tensor {}, row {row}: weights up to {largest:e} are beyond the range of {}; keep this model in BF16 or F32",
-                tensor.name, planned.format.name
-            )));
-        }
-        file.write_at(offset, &scratch.packed)?;
-        hash(slice, &scratch.packed)?;
     }
     request.model.forget_rows(tensor, slice.rows.clone());
+    lap.was(Stage::Reading);
     Ok(())
+}
+
+/// Rows of finite floats to packed rows.
+fn quantize(request: &Request, planned: &Planned, rows: Range<usize>, floats: &[f32], out: &mut [u8]) -> Result<()> {
+    let (cols, row_bytes) = (planned.tensor.shape.cols(), planned.row_bytes());
+    // Rows of different experts differ in importance.
+    let (mut weights, mut packed) = (floats, &mut out[..]);
+    for (importance, rows) in planned.runs(rows.clone()) {
+        let (now, later) = weights.split_at(rows * cols);
+        let (out, later_out) = packed.split_at_mut(rows * row_bytes);
+        request.methods.rows()(planned.format, cols, now, importance, out);
+        (weights, packed) = (later, later_out);
+    }
+    let Some(block) = (planned.format.find_nonfinite)(out) else { return Ok(()) };
+    let at = block * planned.format.block_weights;
+    let largest = floats[at..at + planned.format.block_weights].iter().fold(0f32, |m, x| m.max(x.abs()));
+    let (name, format, row) = (&planned.tensor.name, planned.format.name, rows.start + at / cols);
+    Err(caller(format!(
+        "tensor {name}, row {row}: weights up to {largest:e} are beyond the range of {format}; keep this model in BF16 or F32"
+    )))
 }
 
 /// The first NaN or infinite number. Whole pieces are looked at without branches, which compilers vectorize.

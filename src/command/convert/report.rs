@@ -37,6 +37,12 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
     let warnings = ui.warnings().len();
     notes.push(format!("{warnings} warning{}", if warnings == 1 { "" } else { "s" }));
     ui.note(format!("  {}", notes.join("; ")));
+    if let Some(cpu) = &summary.cpu_seconds {
+        let stages =
+            [("reading", cpu.reading), ("quantizing", cpu.quantizing), ("hashing", cpu.hashing), ("writing", cpu.writing)];
+        let stages = stages.map(|(name, time)| format!("{name} {}", ui::seconds(time)));
+        ui.note(format!("  CPU time: {}", stages.join(", ")));
+    }
     Ok(())
 }
 

@@ -73,6 +73,15 @@ impl Floats {
         out
     }
 
+    /// The largest lane; of numbers that are not NaN, in whatever order they are compared.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn largest(self) -> f32 {
+        let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+
     comparison!(less, _CMP_LT_OQ, "`<`");
     comparison!(greater, _CMP_GT_OQ, "`>`");
     comparison!(at_least, _CMP_GE_OQ, "`>=`");

@@ -17,7 +17,7 @@ pub(super) fn q8_0(piece: &Piece, out: &mut [u8]) -> Option<()> {
             *x = piece.vector(4 * b + j);
             magnitudes = x.abs().max(magnitudes);
         }
-        let scale = magnitudes.array().into_iter().fold(0.0, f32::max) / 127.0;
+        let scale = magnitudes.largest() / 127.0;
         let inverse = Floats::all(isa, if scale != 0.0 { 1.0 / scale } else { 0.0 });
         for x in &mut x {
             // Ties away from zero.
