@@ -174,3 +174,39 @@ fn a_killed_split_conversion_goes_on_too() {
     }
     assert_eq!(listing(case.dir.path()), [&["m".to_owned()][..], &names].concat());
 }
+
+#[test]
+fn a_set_that_was_killed_between_two_renames_is_finished() {
+    let case = Case::new();
+    let parts = [&case.args()[..], &["--split-parts", "3"]].concat();
+    let resumable = [&parts[..], &["--resume"]].concat();
+    let folder = case.dir.path();
+    let name = |k: usize| folder.join(format!("x-0000{k}-of-00003.gguf"));
+    let part = |k: usize| folder.join(format!(".x-0000{k}-of-00003.gguf.part"));
+    let journal = folder.join(".x-00001-of-00003.gguf.part.journal");
+    let done = stop(&parts, &journal, sigkill);
+    let noted = std::fs::read(&journal).unwrap();
+    ok(&resumable);
+    let whole = [1, 2, 3].map(|k| std::fs::read(name(k)).unwrap());
+
+    // The last file is in its place, and the others are not: the order in which they are moved.
+    for moved in [1, 2, 3] {
+        (1..moved).for_each(|k| std::fs::rename(name(k), part(k)).unwrap());
+        std::fs::write(&journal, &noted).unwrap();
+        fails(&parts, 2, &["exists already"]);
+        std::fs::write(&journal, &noted).unwrap();
+        (1..moved).filter(|k| !part(*k).exists()).for_each(|k| std::fs::write(part(k), &whole[k - 1]).unwrap());
+        let json: serde_json::Value = serde_json::from_str(&ok(&resumable)).unwrap();
+        assert_eq!(json["resumed"], done, "{moved}");
+        assert!([1, 2, 3].iter().all(|k| std::fs::read(name(*k)).unwrap() == whole[k - 1]), "{moved}");
+        assert_eq!(listing(folder).len(), 4, "{:?}", listing(folder));
+    }
+
+    // What another put there is not ours to move, were it as long.
+    (1..3).for_each(|k| std::fs::rename(name(k), part(k)).unwrap());
+    std::fs::write(&journal, &noted).unwrap();
+    let foreign = vec![b'x'; whole[2].len()];
+    std::fs::write(name(3), &foreign).unwrap();
+    fails(&resumable, 2, &["x-00003-of-00003.gguf", "exists already"]);
+    assert!(std::fs::read(name(3)).unwrap() == foreign);
+}

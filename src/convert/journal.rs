@@ -6,9 +6,10 @@
 
 use super::{Layout, Plan};
 use crate::output::{OutputFile, part_of};
-use crate::provenance::{Digest, SourceFile, hex};
+use crate::provenance::{self, Digest, SourceFile, hex};
 use anyhow::{Context as _, Result};
 use qconv_formats::Error;
+use qconv_formats::gguf::Gguf;
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -52,6 +53,25 @@ pub fn read(path: &Path, fingerprint: &str) -> Option<BTreeMap<usize, String>> {
 
 fn head(fingerprint: &str) -> String {
     format!("qconv-journal 1 {fingerprint}")
+}
+
+/// Takes files back that a run had moved to their places when it was killed before it had moved all: they are finished again
+/// with the others. The first one goes first, since without it there is no model.
+///
+/// Only what that very conversion wrote is taken: whole, with its fingerprint, and with no temporary file beside it.
+pub fn take_back(layout: &Layout, fingerprint: &str) -> Result<()> {
+    for part in layout.written() {
+        let size = part.path.symlink_metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
+        let temporary = part_of(&part.path);
+        if size != Some(part.writer.file_size()) || temporary.symlink_metadata().is_ok() {
+            continue;
+        }
+        let file = Gguf::open_alone(&part.path).ok();
+        if file.is_some_and(|f| provenance::fingerprint_of(f.metadata()) == Some(fingerprint)) {
+            std::fs::rename(&part.path, &temporary).map_err(Error::io(&part.path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps those tensors whose data have the digest that the journal says.

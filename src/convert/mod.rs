@@ -168,6 +168,8 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
                 let what = "unfinished work is of another source, recipe or version: it starts from the beginning";
                 ui.warn(format!("--resume: {}: {what}", journal.path.display()));
                 ui.refuse_warnings()?;
+            } else {
+                journal::take_back(&layout, stamp.fingerprint())?;
             }
         }
     }
