@@ -147,6 +147,16 @@ fn what_is_there_is_only_kept_if_it_is_the_same() {
     assert!(run(&["-t", "q8_0"]).contains("unchanged"));
     assert!(!run(&["-t", "q8_0", "--author", "x"]).contains("unchanged"));
     assert!(!run(&["-t", "q4_0"]).contains("unchanged"));
+    // What is not as it was written is written again: a byte of its head, and of its length.
+    let whole = std::fs::read(&out).unwrap();
+    let at = whole.windows(7).position(|w| w == b"general").unwrap();
+    let flipped = [&whole[..at], b"G", &whole[at + 1..]].concat();
+    let longer = [&whole[..], b"x"].concat();
+    for damaged in [flipped, longer] {
+        std::fs::write(&out, damaged).unwrap();
+        assert!(!run(&["-t", "q4_0"]).contains("unchanged"));
+        assert!(std::fs::read(&out).unwrap() == whole);
+    }
     // What qconv did not write is no output to be replaced.
     std::fs::write(&out, "precious").unwrap();
     common::fails(&["convert", arg(&source), "-t", "q8_0", "-o", arg(&out), "--if-changed"], 2, &["x.gguf", "--force"]);

@@ -83,7 +83,8 @@ pub struct Convert {
     #[arg(long, conflicts_with = "plain", help_heading = "Repeated runs")]
     resume: bool,
 
-    /// Do nothing if the file is there, made in the same way from the same source (by SHA-256); replace it otherwise
+    /// Do nothing if the file is there, made in the same way from the same source (by SHA-256); replace it otherwise. Its size
+    /// and head are checked, its weights are not: see `qconv verify`
     #[arg(long, conflicts_with = "plain", help_heading = "Repeated runs")]
     if_changed: bool,
 

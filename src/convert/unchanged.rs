@@ -11,7 +11,9 @@ use std::path::Path;
 use std::time::SystemTime;
 
 /// All files of an output are there, made by the same version with the same options from the same source: compared by
-/// content, not by date. Weights of which only the header is recorded have to be older than the output, too.
+/// content, not by date. Weights of which only the header is recorded have to be older than the output, too. Of the output
+/// itself, the size has to be right, and the head to have its recorded digest; what lies behind it is not read, since that
+/// takes as long as half a conversion: `qconv verify` does.
 ///
 /// An error, the caller's: a file is there that qconv did not write, and must not be replaced.
 pub fn unchanged(layout: &Layout, stamp: &Stamp, sources: &[SourceFile], force: bool) -> Result<bool> {
@@ -21,16 +23,17 @@ pub fn unchanged(layout: &Layout, stamp: &Stamp, sources: &[SourceFile], force: 
         }
         let recorded = Gguf::open_alone(&part.path).ok().and_then(|gguf| {
             let sources = provenance::lines_of(gguf.metadata());
-            Some((provenance::fingerprint_of(gguf.metadata())?.to_owned(), sources))
+            let whole = gguf.size() == part.writer.file_size() && provenance::whole_head(&gguf.files()[0]).is_ok();
+            Some((provenance::fingerprint_of(gguf.metadata())?.to_owned(), sources, whole))
         });
-        let Some((fingerprint, lines)) = recorded else {
+        let Some((fingerprint, lines, whole)) = recorded else {
             if force {
                 return Ok(false);
             }
             let what = "exists and does not say how it was made; --force replaces it";
             return Err(caller(format!("--if-changed: {} {what}", part.path.display())));
         };
-        if fingerprint != stamp.fingerprint() {
+        if fingerprint != stamp.fingerprint() || !whole {
             return Ok(false);
         }
         let written = modified(&part.path)?;

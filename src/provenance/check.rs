@@ -34,26 +34,28 @@ pub fn check(gguf: &Gguf, findings: &mut Findings, progress: impl Fn(u64) + Sync
 
 /// All bytes before the first tensor. A problem if they are not what was written.
 fn head(file: &GgufFile, part: &str, findings: &mut Findings) {
-    let place = format!("{part}key {HEAD}");
-    let Some(recorded) = file.metadata().str(HEAD) else {
-        return findings.problem(place, "is missing");
-    };
+    if let Err(what) = whole_head(file) {
+        findings.problem(format!("{part}key {HEAD}"), what);
+    }
+}
+
+/// Compares the bytes before the first tensor with their recorded digest. The error is the end of a sentence.
+pub fn whole_head(file: &GgufFile) -> Result<(), String> {
+    let Some(recorded) = file.metadata().str(HEAD) else { return Err("is missing".into()) };
     let bytes = &file.map().bytes()[..file.data_start().min(file.map().bytes().len())];
     let zeros = hex(&[0; 32]);
     let at = bytes.windows(recorded.len().max(1)).rposition(|w| w == recorded.as_bytes());
+    let Some(at) = at.filter(|_| recorded.len() == zeros.len()) else {
+        return Err(format!("is {recorded:?}, no digest"));
+    };
     let mut hash = Sha256::new();
-    match at.filter(|_| recorded.len() == zeros.len()) {
-        Some(at) => {
-            hash.update(&bytes[..at]);
-            hash.update(&zeros);
-            hash.update(&bytes[at + zeros.len()..]);
-        }
-        None => return findings.problem(place, format!("is {recorded:?}, no digest")),
-    }
+    hash.update(&bytes[..at]);
+    hash.update(&zeros);
+    hash.update(&bytes[at + zeros.len()..]);
     if hex(&hash.finalize().into()) != recorded {
-        let what = "is not that of the metadata and the tensor table: they were changed after qconv wrote them, by damage or by another program";
-        findings.problem(place, what);
+        return Err("is not that of the metadata and the tensor table: they were changed after qconv wrote them, by damage or by another program".into());
     }
+    Ok(())
 }
 
 fn tensors(

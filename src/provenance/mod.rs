@@ -18,7 +18,7 @@ mod check;
 mod hashes;
 mod sources;
 
-pub use check::check;
+pub use check::{check, whole_head};
 pub use hashes::{Failed, TensorHashes};
 pub use sources::{SourceFile, files_of, hash_file};
 
