@@ -301,7 +301,9 @@ fn a_file_is_proved_with_the_matrix_that_it_was_made_with() {
         (with["ok"].as_bool(), with["plausible"].as_u64(), with["wrong"].as_u64()),
         (Some(true), Some(0), Some(0))
     );
-    // A group of columns that never counted is no better than damage to who does not know why.
+    // A group of columns that never counted is no better than damage to who does not know why; so it is said.
+    let note = |report: &Json| report["notes"].to_string().contains("made with importance, which is not known here");
+    assert!(note(&without) && !note(&with), "{}", without["notes"]);
     assert_eq!(
         without["exact"].as_u64(),
         with["exact"].as_u64().map(|n| n - 7),

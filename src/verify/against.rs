@@ -69,6 +69,9 @@ pub fn against(
         }
         progress(info.range.len() as u64);
     }
+    if importance.is_none() {
+        unknown_importance(gguf, source, findings);
+    }
     let habits = Habits::new(measured.iter().map(|(info, _, m)| (info.format, m)));
     let mut reports = Vec::new();
     for (info, tensor, m) in &measured {
@@ -76,6 +79,21 @@ pub fn against(
         reports.push(TensorReport::new(info, tensor, m, verdict));
     }
     Ok(reports)
+}
+
+/// A note on files that say that an importance matrix was used where none is given. A group of columns that were never active
+/// may have any scale then; who does not know which columns those are cannot tell it from damage.
+fn unknown_importance(gguf: &Gguf, source: &Model, findings: &mut Findings) {
+    let file = ["quantize.imatrix.file", "quantize.imatrix.dataset"].into_iter().find_map(|key| {
+        let value = gguf.metadata().str(key)?;
+        (source.metadata().str(key) != Some(value)).then_some((key, value))
+    });
+    if let Some((key, value)) = file {
+        let what = format!(
+            "is {value:?}: the file was made with importance, which is not known here; what looks damaged below may be columns that were never active. Give the matrix by --imatrix to have every byte compared"
+        );
+        findings.note(format!("key {key}"), what);
+    }
 }
 
 /// The source of a tensor, if the two can be compared weight by weight; else a finding.
