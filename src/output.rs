@@ -12,6 +12,7 @@ mod system;
 
 pub use direct::Piece;
 pub use set::OutputSet;
+pub use system::free_space;
 
 use crate::error::caller;
 use crate::ui;

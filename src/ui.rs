@@ -9,6 +9,7 @@ use std::io::IsTerminal;
 pub struct Ui {
     quiet: bool,
     strict: bool,
+    muted: bool,
     warnings: RefCell<Vec<String>>,
     prefix: RefCell<String>,
     noted: RefCell<Vec<String>>,
@@ -17,7 +18,12 @@ pub struct Ui {
 impl Ui {
     /// `quiet`: only warnings and results. `strict`: warnings make [`Ui::refuse_warnings`] fail.
     pub fn new(quiet: bool, strict: bool) -> Self {
-        Ui { quiet, strict, warnings: RefCell::default(), prefix: RefCell::default(), noted: RefCell::default() }
+        Ui { quiet, strict, ..Ui::default() }
+    }
+
+    /// Says nothing at all: for attempts, after which the same work is done aloud.
+    pub fn muted() -> Self {
+        Ui { quiet: true, muted: true, ..Ui::default() }
     }
 
     /// A line of progress, not shown when quiet.
@@ -39,7 +45,9 @@ impl Ui {
     /// Something that a careful user wants to know: shown always, counted, and refused under `--strict`.
     pub fn warn(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
-        eprintln!("{}warning: {sentence}", self.prefix());
+        if !self.muted {
+            eprintln!("{}warning: {sentence}", self.prefix());
+        }
         self.warnings.borrow_mut().push(sentence);
     }
 
@@ -116,6 +124,32 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// A size as people write it: `700MB`, `1.5 GB`, `64MiB`, `4096`. The error is a phrase.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 13] = [
+        ("", 1.0),
+        ("B", 1.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("K", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("KIB", 1024.0),
+        ("MIB", 1048576.0),
+        ("GIB", 1073741824.0),
+    ];
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit = text[end..].trim().to_uppercase();
+    let unit = UNITS.iter().find(|u| u.0 == unit).map(|u| u.1);
+    match (text[..end].parse::<f64>(), unit) {
+        (Ok(n), Some(unit)) if n > 0.0 && n * unit < 1e18 => Ok((n * unit) as u64),
+        _ => Err(format!("{text} is no size; write 700MB, 1.5GB, 64MiB or a number of bytes")),
+    }
+}
+
 /// `1.24 B`, `15.2 M`: a count of weights.
 pub fn count(n: u64) -> String {
     match n {
@@ -143,4 +177,25 @@ pub fn use_threads(threads: Option<std::num::NonZero<usize>>) -> anyhow::Result<
         rayon::ThreadPoolBuilder::new().num_threads(n.get()).build_global()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        for (text, bytes) in [
+            ("700MB", 700_000_000),
+            ("1.5 GB", 1_500_000_000),
+            ("64MiB", 64 << 20),
+            ("2G", 2_000_000_000),
+            ("4096", 4096),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
+        for text in ["", "MB", "0", "-1", "7 apples", "1e999", "1.2.3MB", "999999999TB"] {
+            assert!(parse_bytes(text).unwrap_err().contains("700MB"), "{text}");
+        }
+    }
 }

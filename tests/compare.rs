@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{arg, fails, fixture, ok};
+use common::{arg, fails, fixture, listing, ok};
 
 #[test]
 fn the_study_of_a_small_model() {
@@ -45,6 +45,69 @@ fn methods_stand_side_by_side() {
     let table = ok(&[&args[..], &["--ctx", "64", "--chunks", "2", "-p", "8", "-n", "2"]].concat());
     assert!(table.contains("Q4_0 hqq"), "{table}");
     fails(&[&args[..5], &["q4_0", "--methods", "magic"]].concat(), 2, &["magic", "hqq"]);
+}
+
+/// What is in the folder counts; a page needs nothing from elsewhere; what fails ends nothing.
+#[test]
+fn a_study_is_kept_and_taken_up_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, text) = (folder.path().join("study"), folder.path().join("text.txt"));
+    std::fs::copy(fixture("texts/stories.txt"), &text).unwrap();
+    let model = fixture("models/stories260k");
+    let args = ["compare", arg(&model), "--file", arg(&text), "--types", "q4_0,iq2_xs", "--methods", "rtn,hqq"];
+    let args = [&args[..], &["--ctx", "64", "--chunks", "2", "-p", "8", "-n", "2", "--out", arg(&out)]].concat();
+    let run = |args: &[&str]| {
+        let out = common::run(args);
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    // Rows of 64 weights fall back from IQ2_XS to IQ4_NL, which has scalar codes: nothing fails.
+    let (code, table, notes) = run(&args);
+    assert_eq!(code, Some(0), "{notes}");
+    assert!(table.contains("Recommended:") && !notes.contains("taken from"), "{table}{notes}");
+    assert_eq!(listing(&out), ["index.html", "results.csv", "results.json", "results.md", "variants"]);
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    let variants = listing(&out.join("variants"));
+    let names = ["iq2_xs-hqq", "iq2_xs-rtn", "original", "q4_0-hqq", "q4_0-rtn"];
+    assert_eq!(variants, names.map(|n| format!("{n}.json")));
+    let one: serde_json::Value = serde_json::from_str(&read("variants/q4_0-hqq.json")).unwrap();
+    assert_eq!(one["made_from"]["method"], "hqq");
+    assert!(one["output_sha256"].as_str().unwrap().len() == 64 && one["row"]["kl_divergence"].as_f64().unwrap() > 0.0);
+    assert!(one["row"]["convert_peak_memory"].as_u64().unwrap() > 1 << 20, "{one}");
+
+    let page = read("index.html");
+    assert_eq!(page.matches("<svg role=\"img\"").count(), 5, "five charts");
+    for outside in ["<script", "<link", "url(", "@import", "src=", "href="] {
+        assert!(!page.contains(outside), "the page asks for something: {outside}");
+    }
+    assert!(page.contains("Q4_0 hqq") && page.contains("prefers-color-scheme: dark"));
+    let csv = read("results.csv");
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 6);
+    assert!(lines[0].starts_with("type,method,bits_per_weight,bytes,") && lines[3].starts_with("Q4_0,hqq,"), "{csv}");
+
+    // A second run measures nothing; what is damaged, and all after another text, is measured again.
+    let (_, again, notes) = run(&args);
+    assert_eq!(notes.matches("taken from").count(), 5, "{notes}");
+    assert_eq!(again, table);
+    std::fs::write(out.join("variants/q4_0-rtn.json"), "{").unwrap();
+    let (_, _, notes) = run(&args);
+    assert_eq!(notes.matches("taken from").count(), 4, "{notes}");
+    assert!(notes.contains("q4_0-rtn.json: is not understood"), "{notes}");
+    let longer = std::fs::read_to_string(&text).unwrap() + " And so on.";
+    std::fs::write(&text, longer).unwrap();
+    let (_, _, notes) = run(&args);
+    assert!(!notes.contains("taken from") && notes.contains("another text"), "{notes}");
+}
+
+#[test]
+fn a_variant_that_fails_has_a_row_that_says_why() {
+    let (model, text) = (fixture("models/prose-4m"), fixture("texts/prose.txt"));
+    let args = ["compare", arg(&model), "--file", arg(&text), "--ctx", "64", "--chunks", "1", "-p", "0", "-n", "0"];
+    let table = ok(&[&args[..], &["--types", "iq2_xs,q8_0"]].concat());
+    let failed = table.lines().find(|l| l.contains("- IQ2_XS: failed: ")).unwrap_or_else(|| panic!("{table}"));
+    assert!(failed.contains("importance matrix"), "{failed}");
+    assert!(table.lines().any(|l| l.contains("Q8_0") && l.contains("yes")), "{table}");
+    fails(&[&args[..], &["--types", "iq2_xs"]].concat(), 1, &["every variant failed", "IQ2_XS"]);
 }
 
 #[test]

@@ -24,7 +24,13 @@ fn evaluate(model: &str, base: Option<&str>, text: &str, options: Options) -> an
     let tokenizer = Tokenizer::from_metadata(model.metadata(), model.path())?;
     let text = eval::read_text(&fixture("texts").join(text))?;
     let options = Options { bos: eval::bos(&tokenizer), ..options };
-    eval::perplexity(&engine, base.as_ref(), &eval::tokens(&tokenizer, &text), &options, |_, _, _| {})
+    eval::perplexity(
+        &engine,
+        base.as_ref().map_or(eval::Base::Nothing, eval::Base::Beside),
+        &eval::tokens(&tokenizer, &text),
+        &options,
+        |_, _, _| {},
+    )
 }
 
 fn plain(ctx: usize, chunks: usize) -> Options {

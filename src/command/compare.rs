@@ -4,11 +4,11 @@ use super::Run;
 use super::bench::StyleArgs;
 use super::convert::{ImportanceArgs, parse_mix};
 use crate::backend::BackendArgs;
-use crate::compare::{Row, Study, study};
+use crate::compare::{self, Row, Study, study};
 use crate::error::caller;
 use crate::method::Methods;
 use crate::recipe::Mix;
-use crate::report::{self, Style, Table};
+use crate::report::{self, Style};
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -19,12 +19,16 @@ use std::path::PathBuf;
 Examples:
   qconv compare models/prose-4m --file text.txt
   qconv compare TinyLlama-1.1B --file wiki.test.raw --types q8_0,q4_k_m,iq4_xs --chunks 50 --markdown > study.md
-  qconv compare models/prose-4m --file text.txt --types q4_0,q4_k_m --methods rtn,hqq
+  qconv compare models/prose-4m --file text.txt --types q4_0,q4_k_m --methods rtn,hqq --out study/
   qconv compare models/prose-4m --file text.txt --types q3_k_s,q2_k,iq2_xs --calibration other-text.txt
 
-Every type is converted, verified tensor by tensor against the source, measured on the text against the original (both
-models run side by side), and timed in a process of its own. The perplexity is llama-perplexity's; \"vs original\" is the
-ratio of perplexities minus one; the divergence is that of the predicted distributions, in nats.")]
+Every variant is converted and timed in processes of its own, verified tensor by tensor against the source, and measured on
+the text against the original, which runs once: its logits wait on the disk. The perplexity is llama-perplexity's; \"vs
+original\" is the ratio of perplexities minus one; the divergence is that of the predicted distributions, in nats. A variant
+that fails does not end the study: its row says why.
+
+--out DIR keeps the figures of each variant as JSON, with everything they depend on, and a second run takes what still holds.
+It writes results.json, results.csv, results.md, and index.html with charts: one page without any reference to the network.")]
 pub struct Compare {
     /// A Hugging Face model folder, or a GGUF file that is not quantized
     source: PathBuf,
@@ -58,9 +62,17 @@ pub struct Compare {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
     generate: usize,
 
-    /// Keep the files in this folder [default: they are removed]
+    /// Keep the GGUF files in this folder [default: they are removed]
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
+
+    /// Keep the figures in this folder, take from it what still holds, and write tables and a page with charts
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Recommend the best variant of at most this size, such as 700MB (repeatable) [default: 1/4, 1/3 and 1/2 of the original]
+    #[arg(long, value_name = "SIZE", value_parser = ui::parse_bytes)]
+    at_size: Vec<u64>,
 
     #[command(flatten)]
     importance: ImportanceArgs,
@@ -74,96 +86,74 @@ pub struct Compare {
 
 impl Run for Compare {
     fn run(self, ui: &Ui) -> Result<()> {
-        let text = crate::eval::read_text(&self.file)?;
-        let scratch;
-        let folder = match &self.keep {
-            Some(folder) => {
-                std::fs::create_dir_all(folder).map_err(qconv_formats::Error::io(folder))?;
-                folder.as_path()
-            }
-            None => {
-                scratch = crate::output::ScratchFolder::new("qconv-compare")?;
-                scratch.path()
-            }
-        };
+        for folder in self.keep.iter().chain(&self.out) {
+            std::fs::create_dir_all(folder).map_err(qconv_formats::Error::io(folder))?;
+        }
         let model = crate::model::Model::open(&self.source, &mut Vec::new())?;
         let context = model.plan()?.context;
-        let calibration = self.importance.text(&model, self.computing, ui)?;
-        self.methods.iter().try_for_each(|m| m.check_text(calibration.is_some()))?;
-        let importance = self.importance.open(&model, calibration.as_ref(), ui)?;
+        let title = model.name();
         drop(model);
+        let text = self.importance.calibration.is_some();
+        self.methods.iter().try_for_each(|m| m.check_text(text))?;
         if let Some(ctx) = self.ctx.filter(|&c| c > context) {
             return Err(caller(format!("--ctx {ctx}: the model was trained on {context} positions")));
         }
-        let generate = self.generate.min(context);
         let request = Study {
             source: &self.source,
             mixes: &self.types,
-            importance: importance.as_ref(),
-            calibration: calibration.as_ref(),
             methods: &self.methods,
-            text: &text,
+            importance: &self.importance,
+            file: &self.file,
             ctx: self.ctx.unwrap_or(512.min(context)),
             chunks: self.chunks,
-            speed: (self.prompt.min(context), generate),
-            folder,
+            speed: (self.prompt.min(context), self.generate.min(context)),
+            keep: self.keep.as_deref(),
+            out: self.out.as_deref(),
             computing: self.computing,
         };
-        let rows = study(&request, ui, |row| ui.note(format!("{}: {}", row.label(), line(row))))?;
-        if self.style.json {
-            return report::print_json(&serde_json::to_value(&rows)?);
+        let outcome = study(&request, ui, |row| ui.note(format!("{}: {}", row.label(), line(row))))?;
+        let rows = &outcome.rows;
+        if let Some(out) = &self.out {
+            compare::write(out, &title, &outcome, &self.at_size)?;
+            ui.note(format!("written: {} and tables beside it", out.join("index.html").display()));
         }
-        let style = self.style.table();
-        table(&rows).print_as(style);
-        if style == Style::Plain {
-            let first = &rows[0];
-            ui.note(format!(
-                "{} tokens of {} scored in windows of {}; pp{} and tg{} on {}",
-                first.quality.tokens,
-                self.file.display(),
-                first.quality.ctx,
-                request.speed.0,
-                request.speed.1,
-                first.backend
-            ));
+        let advice = compare::advice(rows, &self.at_size);
+        match self.style.table() {
+            _ if self.style.json => report::print_json(&serde_json::to_value(rows)?)?,
+            style => {
+                compare::table(rows).print_as(style);
+                if style != Style::Csv {
+                    let remarks = compare::remarks(rows, &advice);
+                    let plain = remarks.replace("**", "").replace("\n\n-", "\n-");
+                    crate::outln!("\n{}", if style == Style::Plain { &plain } else { &remarks }.trim_end());
+                }
+                if let (Style::Plain, Some(quality)) = (style, &rows[0].quality) {
+                    let ((prompt, generate), file) = (request.speed, self.file.display());
+                    let (tokens, ctx) = (quality.tokens, quality.ctx);
+                    let backend = &rows[0].backend;
+                    ui.note(format!("{tokens} tokens of {file} scored in windows of {ctx}; pp{prompt} and tg{generate} on {backend}"));
+                }
+            }
         }
         if let Some(bad) = rows.iter().find(|r| r.verified == Some(false)) {
-            anyhow::bail!("{}: the file is not what the source should have become; run qconv verify on it", bad.file.display());
+            let hint = "the file is not what the source should have become; run qconv verify on it";
+            anyhow::bail!("{}: {hint}", bad.file.display());
         }
+        let failed: Vec<String> = rows.iter().filter(|r| r.failure.is_some()).map(Row::label).collect();
+        anyhow::ensure!(failed.is_empty() || failed.len() + 1 < rows.len(), "every variant failed: {}", failed.join(", "));
         Ok(())
     }
 }
 
 fn line(row: &Row) -> String {
-    let quality = format!("perplexity {:.4} ± {:.4}", row.quality.perplexity, row.quality.perplexity_error);
+    if let Some(why) = &row.failure {
+        return format!("failed: {why}");
+    }
+    let size = ui::bytes(row.bytes.unwrap_or(0));
+    let quality = row.quality.as_ref();
+    let quality = quality.map_or(String::new(), |q| format!("perplexity {:.4} ± {:.4}", q.perplexity, q.perplexity_error));
     match row.convert_seconds {
-        Some(s) => format!("{} in {}, {quality}", ui::bytes(row.bytes), ui::seconds(s)),
-        None => format!("{}, {quality}", ui::bytes(row.bytes)),
+        Some(s) => format!("{size} in {}, {quality}", ui::seconds(s)),
+        None => format!("{size}, {quality}"),
     }
-}
-
-fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&[
-        "type", "bits/weight", "size", "convert", "verified", "perplexity", "vs original", "KL divergence", "same top",
-        "prompt t/s", "gen t/s", "memory",
-    ]);
-    let text = |x: Option<String>| x.unwrap_or_else(|| "-".into());
-    for r in rows {
-        let d = r.quality.divergence.as_ref();
-        table.row([
-            r.label(),
-            format!("{:.2}", r.bits_per_weight),
-            ui::bytes(r.bytes),
-            text(r.convert_seconds.map(ui::seconds)),
-            text(r.verified.map(|ok| if ok { "yes".into() } else { "NO".into() })),
-            format!("{:.3} ± {:.3}", r.quality.perplexity, r.quality.perplexity_error),
-            text(r.perplexity_change.map(|x| format!("{x:+.2}%"))),
-            text(d.map(|d| format!("{:.5}", d.kl_divergence))),
-            text(d.map(|d| format!("{:.1}%", d.top1_agreement * 100.0))),
-            text(r.prompt_tokens_per_second.map(|x| format!("{x:.0}"))),
-            text(r.generation_tokens_per_second.map(|x| format!("{x:.0}"))),
-            text(r.peak_memory.map(ui::bytes)),
-        ]);
-    }
-    table
 }

@@ -4,7 +4,7 @@ use super::Run;
 use crate::backend::{self, BackendArgs, Task};
 use crate::engine::Engine;
 use crate::error::caller;
-use crate::eval::{self, Options};
+use crate::eval::{self, Base, Options};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 use crate::ui::Ui;
@@ -119,8 +119,9 @@ impl Task for Job<'_> {
             ui.warn(format!("the model was trained on {trained} positions; windows of {} go beyond", args.ctx));
             ui.refuse_warnings()?;
         }
+        let base = base.as_ref().map_or(Base::Nothing, Base::Beside);
         let bar = ui.steps_bar(0);
-        let result = eval::perplexity(&engine, base.as_ref(), &tokens, &options, |done, all, so_far| {
+        let result = eval::perplexity(&engine, base, &tokens, &options, |done, all, so_far| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
             bar.set_message(format!("perplexity {so_far:.4}"));

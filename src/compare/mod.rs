@@ -1,21 +1,36 @@
-//! The whole study of a model: convert it to several types, prove each file, run each, and put the figures side by side.
+//! The whole study of a model: convert it to several types by several methods, prove each file, run each, and put the
+//! figures side by side.
+
+mod advice;
+mod chart;
+mod page;
+mod record;
+mod results;
+mod row;
+mod variant;
+
+pub use advice::{Advice, advice, front};
+pub use results::{remarks, table, write};
+pub use row::{DEGRADED, Row};
 
 use crate::backend::{self, BackendArgs, Task};
-use crate::calibrate::{self, Calibration};
-use crate::convert::{self, Edits, Importance, Plan, Request};
+use crate::calibrate;
+use crate::command::convert::ImportanceArgs;
 use crate::engine::Engine;
-use crate::eval;
+use crate::eval::{self, Base, Recorded};
 use crate::method::{Methods, Needs};
 use crate::model::Model;
-use crate::recipe::{self, Mix};
+use crate::output::{self, ScratchFolder};
+use crate::recipe::Mix;
 use crate::tokenizer::Tokenizer;
 use crate::ui::Ui;
 use crate::verify;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use qconv_formats::Error;
 use qconv_kernels::Backend;
-use serde::Serialize;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use record::Records;
+use serde_json::Value;
+use std::path::Path;
 
 /// What is to be compared.
 pub struct Study<'a> {
@@ -25,248 +40,229 @@ pub struct Study<'a> {
     pub mixes: &'a [&'static Mix],
     /// How weights are quantized.
     pub methods: &'a [Methods],
-    /// The importance matrix.
-    pub importance: Option<&'a Importance>,
-    /// The text that it was collected from in this run.
-    pub calibration: Option<&'a Calibration>,
+    /// Where importance comes from.
+    pub importance: &'a ImportanceArgs,
     /// The text on which perplexity is measured.
-    pub text: &'a str,
+    pub file: &'a Path,
     /// Tokens of a window.
     pub ctx: usize,
     /// Only the first windows.
     pub chunks: Option<usize>,
     /// Prompt and generated tokens of the speed test.
     pub speed: (usize, usize),
-    /// Where the files go.
-    pub folder: &'a Path,
+    /// Where the files are kept; nowhere otherwise.
+    pub keep: Option<&'a Path>,
+    /// Where results are kept, and taken from.
+    pub out: Option<&'a Path>,
     /// Where to compute.
     pub computing: BackendArgs,
 }
 
-/// One line of the comparison. Fields that the original has no value for are `None`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    /// The mix; the original's own precision for the first row.
-    #[serde(rename = "type")]
-    pub mix: String,
-    /// How its codes were picked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<String>,
-    /// The file, or the original.
-    pub file: PathBuf,
-    /// Tensor data per weight.
-    pub bits_per_weight: f64,
-    /// Bytes of the file (of the tensors, for the original).
-    pub bytes: u64,
-    /// Wall time of the conversion.
-    pub convert_seconds: Option<f64>,
-    /// The file's structure and every tensor against the source were found right.
-    pub verified: Option<bool>,
-    /// Tensors that could not take the wanted type.
-    pub fallbacks: Option<usize>,
-    /// Perplexity and everything against the original.
-    #[serde(flatten)]
-    pub quality: eval::Perplexity,
-    /// Percent by which the perplexity is higher than the original's.
-    pub perplexity_change: Option<f64>,
-    /// Prompt tokens per second.
-    pub prompt_tokens_per_second: Option<f64>,
-    /// Generated tokens per second.
-    pub generation_tokens_per_second: Option<f64>,
-    /// Highest resident memory of a process that runs it.
-    pub peak_memory: Option<u64>,
-    /// Where it ran.
-    pub backend: String,
+/// What came out.
+pub struct Outcome {
+    /// The first is the original.
+    pub rows: Vec<Row>,
+    /// All that the figures depend on; null where nothing is kept.
+    pub made_from: Value,
 }
 
-impl Row {
-    /// The type, with the method where that is not the default.
-    pub fn label(&self) -> String {
-        match &self.method {
-            Some(method) if *method != Methods::default().name() => format!("{} {method}", self.mix),
-            _ => self.mix.clone(),
-        }
-    }
+/// Does the whole study. A variant that fails has a row that says why. `done` is called with every row.
+pub fn study(study: &Study, ui: &Ui, done: impl FnMut(&Row)) -> Result<Outcome> {
+    backend::with(study.computing, 0, ui, Job { study, ui, done })
 }
 
-/// Does the whole study; the first row is the original. `done` is called with every row.
-pub fn study(study: &Study, ui: &Ui, done: impl FnMut(&Row)) -> Result<Vec<Row>> {
-    backend::with(study.computing, 0, ui, Work { study, ui, done })
-}
-
-struct Work<'a, F> {
+struct Job<'a, F> {
     study: &'a Study<'a>,
     ui: &'a Ui,
     done: F,
 }
 
-impl<F: FnMut(&Row)> Task for Work<'_, F> {
-    type Output = Vec<Row>;
+/// What all variants are measured against.
+struct Original<'m, 'b, B: Backend> {
+    model: &'m Model,
+    engine: Engine<'b, B>,
+    /// Its logits, unless they are too many for the disk: then it runs beside each variant.
+    recorded: Option<Recorded>,
+    tokens: Vec<u32>,
+    options: eval::Options,
+}
 
-    fn run<B: Backend>(mut self, backend: &B) -> Result<Vec<Row>> {
-        let Study { source, mixes, methods, .. } = *self.study;
+impl<F: FnMut(&Row)> Task for Job<'_, F> {
+    type Output = Outcome;
+
+    fn run<B: Backend>(mut self, backend: &B) -> Result<Outcome> {
+        let (study, ui) = (self.study, self.ui);
         let mut warnings = Vec::new();
-        let model = Model::open(source, &mut warnings)?;
-        warnings.drain(..).for_each(|w| self.ui.warn(w));
-        model.require_tokenizer()?;
-        let tokenizer = Tokenizer::from_metadata(model.metadata(), source)?;
-        let (tokens, bos) = (eval::tokens(&tokenizer, self.study.text), eval::bos(&tokenizer));
-        let original = Engine::load(backend, &model, &mut warnings)?;
-        warnings.drain(..).for_each(|w| self.ui.warn(w));
+        let model = Model::open(study.source, &mut warnings)?;
+        warnings.into_iter().for_each(|w| ui.warn(w));
+        let text = eval::read_text(study.file)?;
+        let records = Records::open(study, &model, &backend.name())?;
+        let precision = model.tensor("token_embd.weight").map_or("original", |t| t.format.name);
+        let first = format!("{precision} (original)");
+        let wanted: Vec<(&str, &Methods)> =
+            study.mixes.iter().flat_map(|mix| study.methods.iter().map(|m| (mix.name, m))).collect();
+        let mut known: Vec<Option<Row>> = vec![records.take(&first, None, ui)];
+        let whole = |row: &Row| study.keep.is_none() || row.file.is_file();
+        known.extend(wanted.iter().map(|(mix, methods)| records.take(mix, Some(&methods.name()), ui).filter(whole)));
+        let mut rows: Vec<Row> = Vec::new();
+        if known.iter().all(Option::is_some) {
+            rows = known.into_iter().flatten().collect();
+            rows.iter().for_each(&mut self.done);
+            return Ok(Outcome { rows, made_from: records.common().clone() });
+        }
 
-        let mut rows = vec![self.original(&model, &original, &tokens, bos)?];
-        (self.done)(&rows[0]);
-        for (mix, method) in mixes.iter().flat_map(|mix| methods.iter().map(move |method| (mix, method))) {
-            let row =
-                self.variant(&model, &original, (mix, method), &tokens, bos, backend).with_context(|| mix.name)?;
-            if let Some(row) = row {
-                (self.done)(&row);
-                rows.push(row);
+        let scratch = ScratchFolder::new("qconv-compare")?;
+        let (mut row, mut original) = self.original(&model, backend, &text, scratch.path())?;
+        row.mix = first;
+        match known[0].take() {
+            Some(then) => row = then,
+            None => {
+                variant::bench(study, &mut row)?;
+                records.keep(&row)?;
             }
         }
-        Ok(rows)
+        (self.done)(&row);
+        rows.push(row);
+        let importance = self.importance(&model, scratch.path())?;
+        for ((mix, methods), known) in wanted.into_iter().zip(known.into_iter().skip(1)) {
+            let known = known.map(Ok);
+            let mut row = known.unwrap_or_else(|| {
+                let mut row = Row {
+                    mix: mix.to_owned(),
+                    method: Some(methods.name()),
+                    backend: backend.name(),
+                    ..Row::default()
+                };
+                let folder = study.keep.unwrap_or(scratch.path());
+                if let Err(e) = self.variant(&mut row, methods, &mut original, backend, folder, &importance) {
+                    row.failure = Some(format!("{e:#}"));
+                }
+                row.warnings.iter().for_each(|w| ui.warn(format!("{}: {w}", row.label())));
+                ui.refuse_warnings()?;
+                row.judge(&rows[0]);
+                records.keep(&row)?;
+                if study.keep.is_none() {
+                    // What cannot be removed now goes with the scratch folder.
+                    let _ = std::fs::remove_file(&row.file);
+                }
+                Ok::<_, anyhow::Error>(row)
+            })?;
+            row.judge(&rows[0]);
+            (self.done)(&row);
+            rows.push(row);
+        }
+        Ok(Outcome { rows, made_from: records.common().clone() })
     }
 }
 
-impl<F: FnMut(&Row)> Work<'_, F> {
-    fn quality<B: Backend>(
+impl<F> Job<'_, F> {
+    /// Loads the original, and measures it on the text once.
+    fn original<'m, 'b, B: Backend>(
         &self,
-        engine: &Engine<B>,
-        base: Option<&Engine<B>>,
-        tokens: &[u32],
-        bos: Option<u32>,
-        label: &str,
-    ) -> Result<eval::Perplexity> {
+        model: &'m Model,
+        backend: &'b B,
+        text: &str,
+        scratch: &Path,
+    ) -> Result<(Row, Original<'m, 'b, B>)> {
+        model.require_tokenizer()?;
+        let tokenizer = Tokenizer::from_metadata(model.metadata(), model.path())?;
+        let (tokens, bos) = (eval::tokens(&tokenizer, text), eval::bos(&tokenizer));
+        let mut warnings = Vec::new();
+        let engine = Engine::load(backend, model, &mut warnings)?;
+        warnings.into_iter().for_each(|w| self.ui.warn(w));
         let options = eval::Options { ctx: self.study.ctx, stride: None, chunks: self.study.chunks, bos };
+        let scored: usize = eval::windows(tokens.len(), &options)?.iter().map(|w| w.predicting.len()).sum();
+        let (quality, recorded) = if eval::can_record(scratch, scored, engine.vocabulary()) {
+            let path = scratch.join("logits");
+            let (quality, recorded) =
+                self.with_bar("original", |progress| eval::record(&engine, &path, &tokens, &options, progress))?;
+            (quality, Some(recorded))
+        } else {
+            self.ui.note("the disk has no room for the original's logits: it runs again beside each variant");
+            let quality = self.with_bar("original", |progress| {
+                eval::perplexity(&engine, Base::Nothing, &tokens, &options, progress)
+            })?;
+            (quality, None)
+        };
+        let row = Row {
+            file: model.path().to_owned(),
+            bits_per_weight: Some(engine.weight_bytes() as f64 * 8.0 / model.parameters().max(1) as f64),
+            bytes: Some(engine.weight_bytes()),
+            quality: Some(quality),
+            backend: backend.name(),
+            ..Row::default()
+        };
+        Ok((row, Original { model, engine, recorded, tokens, options }))
+    }
+
+    /// Options that give variants their importance: a matrix that lies in a file, collected here where a text is asked for.
+    fn importance(&self, model: &Model, scratch: &Path) -> Result<ImportanceArgs> {
+        let mut args = self.study.importance.clone();
+        let Some(text) = args.text(model, self.study.computing, self.ui)? else { return Ok(args) };
+        if self.study.methods.iter().all(sees_text) {
+            return Ok(args);
+        }
+        let found = calibrate::collect(model, &text, false, self.ui)?;
+        let path = scratch.join("imatrix.gguf");
+        output::write_whole(&path, &found.matrix.to_gguf()?, false)?;
+        args.imatrix = Some(path);
+        (args.calibration, args.calibration_ctx, args.calibration_chunks) = (None, None, None);
+        Ok(args)
+    }
+
+    /// Converts, verifies, measures one variant; whatever is known when an error comes is in the row.
+    fn variant<B: Backend>(
+        &self,
+        row: &mut Row,
+        methods: &Methods,
+        original: &mut Original<B>,
+        backend: &B,
+        folder: &Path,
+        importance: &ImportanceArgs,
+    ) -> Result<()> {
+        // Files of several methods have the same name.
+        let name = if self.study.methods.len() > 1 { methods.name() } else { String::new() };
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let importance = if sees_text(methods) { self.study.importance } else { importance };
+        variant::convert(self.study, row, &folder, &importance.recipe())?;
+        let (gguf, mut findings) = verify::structure(&row.file)?;
+        row.verified = (!findings.problems.is_empty()).then_some(false);
+        // What transforms change is not in the source: of such files only the structure is checked.
+        if let Some(gguf) = gguf.as_ref().filter(|_| methods.transforms().is_empty()) {
+            let importance = if sees_text(methods) { None } else { importance.open(original.model, None, self.ui)? };
+            verify::against(gguf, original.model, importance.as_ref(), &mut findings, |_| {})?;
+            row.verified = Some(findings.problems.is_empty());
+        }
+
+        let mut warnings = Vec::new();
+        let quantized = Model::open(&row.file, &mut warnings)?;
+        let engine = Engine::load(backend, &quantized, &mut warnings)?;
+        row.warnings.extend(warnings);
+        let Original { engine: base, recorded, tokens, options, .. } = original;
+        let quality = self.with_bar(&row.label(), |progress| {
+            let base = recorded.as_mut().map_or(Base::Beside(base), Base::Recorded);
+            eval::perplexity(&engine, base, tokens, options, progress)
+        })?;
+        row.perplexity_change = quality.divergence.as_ref().map(|d| (d.perplexity_ratio - 1.0) * 100.0);
+        row.quality = Some(quality);
+        drop(engine);
+        variant::bench(self.study, row)
+    }
+
+    fn with_bar<T>(&self, label: &str, work: impl FnOnce(&mut dyn FnMut(usize, usize, f64)) -> Result<T>) -> Result<T> {
         let bar = self.ui.steps_bar(1);
         bar.set_message(label.to_owned());
-        let result = eval::perplexity(engine, base, tokens, &options, |done, of, _| {
+        let result = work(&mut |done, of, _| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
         result
     }
+}
 
-    fn original<B: Backend>(&self, model: &Model, engine: &Engine<B>, tokens: &[u32], bos: Option<u32>) -> Result<Row> {
-        let precision = model.tensor("token_embd.weight").map_or("original", |t| t.format.name);
-        let quality = self.quality(engine, None, tokens, bos, "original")?;
-        let weights = model.parameters().max(1) as f64;
-        let mut row = Row {
-            mix: format!("{precision} (original)"),
-            method: None,
-            file: model.path().to_owned(),
-            bits_per_weight: engine.weight_bytes() as f64 * 8.0 / weights,
-            bytes: engine.weight_bytes(),
-            convert_seconds: None,
-            verified: None,
-            fallbacks: None,
-            quality,
-            perplexity_change: None,
-            prompt_tokens_per_second: None,
-            generation_tokens_per_second: None,
-            peak_memory: None,
-            backend: engine.backend().name(),
-        };
-        self.measure(&mut row)?;
-        Ok(row)
-    }
-
-    /// A type by a method; `None`, with a warning, where that makes no sense.
-    fn variant<B: Backend>(
-        &self,
-        model: &Model,
-        original: &Engine<B>,
-        (mix, methods): (&'static Mix, &Methods),
-        tokens: &[u32],
-        bos: Option<u32>,
-        backend: &B,
-    ) -> Result<Option<Row>> {
-        let Study { importance, calibration, .. } = *self.study;
-        let (options, edits) =
-            (recipe::Options { has_imatrix: importance.is_some(), ..recipe::Options::default() }, Edits::default());
-        // Transforms change a model of their own, and what goes into its matrices.
-        let (mut changed, mut anew) = (None, None);
-        if !methods.transforms().is_empty() {
-            let mut own = Model::open(self.study.source, &mut Vec::new())?;
-            convert::transform(&mut own, methods, (mix, &options, &edits), calibration, self.ui)?;
-            if let Some(text) = calibration {
-                let found = calibrate::collect(&own, text, false, self.ui)?;
-                anew = Some(Importance::collected(&found.matrix, &text.file, &[], &[])?);
-            }
-            changed = Some(own);
-        }
-        let model = changed.as_ref().unwrap_or(model);
-        let importance = anew.as_ref().or(importance).filter(|_| methods.quantizer().needs == Needs::Nothing);
-        let mut plan = Plan::new(model, mix, &options, &edits, false, self.ui)?;
-        if let Some(importance) = importance {
-            plan.weigh(model, importance, self.ui)?;
-        }
-        if let Some(why) = plan.tensors.iter().find_map(|p| methods.suits(p.format).err()) {
-            self.ui.warn(format!("{} by {} is left out: {why}", mix.name, methods.name()));
-            return Ok(None);
-        }
-        // Files of several methods have the same name.
-        let several = self.study.methods.len() > 1;
-        let output = self.study.folder.join(if several { methods.name() } else { String::new() }).join("");
-        std::fs::create_dir_all(&output).map_err(qconv_formats::Error::io(&output))?;
-        let request = Request { calibration, force: true, ..Request::new(model, &plan, &edits, methods, &output) };
-        let summary = convert::convert(&request, self.ui)?;
-        let (gguf, mut findings) = verify::structure(&summary.output)?;
-        if let Some(gguf) = &gguf {
-            verify::against(gguf, model, importance, &mut findings, |_| {})?;
-        }
-
-        let mut warnings = Vec::new();
-        let quantized = Model::open(&summary.output, &mut warnings)?;
-        let engine = Engine::load(backend, &quantized, &mut warnings)?;
-        warnings.into_iter().for_each(|w| self.ui.warn(w));
-        let quality = self.quality(&engine, Some(original), tokens, bos, mix.name)?;
-        let change = quality.divergence.as_ref().map(|d| (d.perplexity_ratio - 1.0) * 100.0);
-        let mut row = Row {
-            mix: mix.name.to_owned(),
-            method: Some(methods.name()),
-            file: summary.output,
-            bits_per_weight: summary.bits_per_weight,
-            bytes: summary.bytes,
-            convert_seconds: Some(summary.seconds),
-            verified: Some(findings.problems.is_empty()),
-            fallbacks: Some(summary.fallbacks),
-            quality,
-            perplexity_change: change,
-            prompt_tokens_per_second: None,
-            generation_tokens_per_second: None,
-            peak_memory: None,
-            backend: backend.name(),
-        };
-        drop(engine);
-        self.measure(&mut row)?;
-        Ok(Some(row))
-    }
-
-    /// Speed and memory, in a process of its own: only there is the peak of memory this model's.
-    fn measure(&self, row: &mut Row) -> Result<()> {
-        let (prompt, generate) = self.study.speed;
-        if prompt == 0 && generate == 0 {
-            return Ok(());
-        }
-        let program = std::env::current_exe().context("finding the program itself")?;
-        let mut command = Command::new(program);
-        command.arg("bench").arg(&row.file).args(["--json", "--quiet", "-r", "3"]);
-        command.args(["-p", &prompt.to_string(), "-n", &generate.to_string()]).args(self.study.computing.to_args());
-        let out = command.output().context("starting qconv bench")?;
-        anyhow::ensure!(out.status.success(), "qconv bench: {}", String::from_utf8_lossy(&out.stderr).trim());
-        let records: serde_json::Value =
-            serde_json::from_slice(&out.stdout).context("reading qconv bench's figures")?;
-        let record = &records[0];
-        let rate = |kind: &str| {
-            let tests = record["tests"].as_array()?;
-            tests.iter().find(|t| t["test"].as_str().is_some_and(|n| n.starts_with(kind)))?["tokens_per_second"]
-                .as_f64()
-        };
-        row.prompt_tokens_per_second = rate("pp");
-        row.generation_tokens_per_second = rate("tg");
-        row.peak_memory = record["peak_memory"].as_u64();
-        Ok(())
-    }
+/// These methods need the text itself, where others are content with the importance matrix that was made from it.
+fn sees_text(methods: &Methods) -> bool {
+    methods.needs() > Needs::Nothing || !methods.transforms().is_empty()
 }

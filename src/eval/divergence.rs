@@ -4,10 +4,10 @@
 //! `exp(-16)`; here both models run side by side, so that nothing is rounded or left out.
 
 use super::statistics::{Sums, log_sum_exp, percentile};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The comparison of two models on the same scored tokens. Probabilities and shares are fractions, not percents.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// Perplexity of the original.
     pub base_perplexity: f64,

@@ -2,10 +2,12 @@
 
 mod divergence;
 mod perplexity;
+mod recorded;
 mod statistics;
 
 pub use divergence::{Divergence, PairStatistics};
-pub use perplexity::{Options, Perplexity, perplexity, windows};
+pub use perplexity::{Base, Options, Perplexity, perplexity, record, windows};
+pub use recorded::{Recorded, can_record};
 pub use statistics::{Estimate, log_softmax};
 
 use crate::tokenizer::{EncodeOptions, Tokenizer};

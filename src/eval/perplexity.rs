@@ -1,14 +1,16 @@
 //! Perplexity as llama-perplexity defines it, and a strided variant.
 
 use super::divergence::{Divergence, PairStatistics, Pairs};
+use super::recorded::{Recorded, Recorder};
 use super::statistics::{Sums, log_softmax};
 use crate::engine::{Engine, Session, SessionOptions};
 use crate::error::caller;
 use anyhow::bail;
 use qconv_kernels::Backend;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::path::Path;
 use std::time::Instant;
 
 /// What to score.
@@ -27,7 +29,7 @@ pub struct Options {
 }
 
 /// The result; it serializes to the command's JSON keys.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Perplexity {
     /// `exp` of the mean negative log-likelihood of scored tokens.
     pub perplexity: f64,
@@ -86,29 +88,71 @@ pub fn windows(count: usize, options: &Options) -> anyhow::Result<Vec<Window>> {
     Ok((0..n).map(|i| Window { tokens: i * step..i * step + ctx, predicting: predicting.clone() }).collect())
 }
 
-/// Scores a text, and with `base` compares every prediction with the original's in the same pass. `progress` is called
-/// after each window with the number of windows done and the perplexity so far.
+/// What every prediction is compared with.
+pub enum Base<'a, 'b, B: Backend> {
+    /// Nothing.
+    Nothing,
+    /// An original that runs beside the model.
+    Beside(&'a Engine<'b, B>),
+    /// An original that ran before, over the same text with the same options.
+    Recorded(&'a mut Recorded),
+}
+
+/// Scores a text, and compares every prediction with the original's in the same pass. `progress` is called after each
+/// window with the number of windows done and the perplexity so far.
 pub fn perplexity<B: Backend>(
     engine: &Engine<'_, B>,
-    base: Option<&Engine<'_, B>>,
+    base: Base<'_, '_, B>,
+    tokens: &[u32],
+    options: &Options,
+    progress: impl FnMut(usize, usize, f64),
+) -> anyhow::Result<Perplexity> {
+    let vocabulary = match &base {
+        Base::Nothing => engine.vocabulary(),
+        Base::Beside(base) => base.vocabulary(),
+        Base::Recorded(recorded) => recorded.vocabulary(),
+    };
+    if vocabulary != engine.vocabulary() {
+        return Err(caller(format!(
+            "the models cannot be compared: one has {} tokens, the other {vocabulary}",
+            engine.vocabulary(),
+        )));
+    }
+    let other = match base {
+        Base::Nothing => Other::Nothing,
+        Base::Beside(base) => Other::Session(Box::new(base.session(SessionOptions::new(options.ctx).all_logits())?)),
+        Base::Recorded(recorded) => Other::Recorded { recorded, row: 0, logits: Vec::new() },
+    };
+    run(engine, other, tokens, options, progress)
+}
+
+/// Scores a text and keeps the logits in a new file at `path`, for [`Base::Recorded`].
+pub fn record<B: Backend>(
+    engine: &Engine<'_, B>,
+    path: &Path,
+    tokens: &[u32],
+    options: &Options,
+    progress: impl FnMut(usize, usize, f64),
+) -> anyhow::Result<(Perplexity, Recorded)> {
+    let mut recorder = Recorder::create(path, engine.vocabulary())?;
+    let result = run(engine, Other::Recorder(&mut recorder), tokens, options, progress)?;
+    Ok((result, recorder.finish()?))
+}
+
+fn run<B: Backend>(
+    engine: &Engine<'_, B>,
+    mut other: Other<'_, '_, B>,
     tokens: &[u32],
     options: &Options,
     mut progress: impl FnMut(usize, usize, f64),
 ) -> anyhow::Result<Perplexity> {
     let windows = windows(tokens.len(), options)?;
-    if let Some(base) = base
-        && base.vocabulary() != engine.vocabulary()
-    {
-        return Err(caller(format!(
-            "the models cannot be compared: one has {} tokens, the other {}",
-            engine.vocabulary(),
-            base.vocabulary()
-        )));
+    if let Other::Recorded { recorded, .. } = &other {
+        let rows: usize = windows.iter().map(|w| w.predicting.len()).sum();
+        anyhow::ensure!(recorded.rows() == rows, "the record of the original is of another text (a fault of qconv)");
     }
     let start = Instant::now();
-    let session = SessionOptions::new(options.ctx).all_logits();
-    let mut model = engine.session(session)?;
-    let mut original = base.map(|b| b.session(session)).transpose()?;
+    let mut model = engine.session(SessionOptions::new(options.ctx).all_logits())?;
     let mut scores = Scores::default();
     let mut window_tokens = Vec::with_capacity(options.ctx);
     for (i, window) in windows.iter().enumerate() {
@@ -117,11 +161,11 @@ pub fn perplexity<B: Backend>(
         if let Some(bos) = options.bos {
             window_tokens[0] = bos;
         }
-        score(&mut model, original.as_mut(), &window_tokens, &window.predicting, &mut scores)?;
+        score(&mut model, &mut other, &window_tokens, &window.predicting, &mut scores)?;
         progress(i + 1, windows.len(), scores.nll.exp().value);
     }
     let seconds = start.elapsed().as_secs_f64();
-    let evaluated = windows.len() * options.ctx * if base.is_some() { 2 } else { 1 };
+    let models = if matches!(other, Other::Session(_)) { 2 } else { 1 };
     let result = scores.nll.exp();
     Ok(Perplexity {
         perplexity: result.value,
@@ -130,10 +174,52 @@ pub fn perplexity<B: Backend>(
         chunks: windows.len(),
         ctx: options.ctx,
         stride: options.stride,
-        divergence: base.is_some().then(|| scores.pairs.finish()),
+        divergence: other.compares().then(|| scores.pairs.finish()),
         seconds,
-        tokens_per_second: evaluated as f64 / seconds,
+        tokens_per_second: (windows.len() * options.ctx * models) as f64 / seconds,
     })
+}
+
+/// What happens beside the model.
+enum Other<'a, 'e, B: Backend> {
+    Nothing,
+    Session(Box<Session<'e, B>>),
+    Recorded { recorded: &'a mut Recorded, row: usize, logits: Vec<f32> },
+    Recorder(&'a mut Recorder),
+}
+
+impl<B: Backend> Other<'_, '_, B> {
+    fn compares(&self) -> bool {
+        matches!(self, Other::Session(_) | Other::Recorded { .. })
+    }
+
+    fn begin(&mut self) {
+        if let Other::Session(session) = self {
+            session.truncate(0);
+        }
+    }
+
+    fn feed(&mut self, batch: &[u32]) -> anyhow::Result<()> {
+        match self {
+            Other::Session(session) => session.feed(batch),
+            _ => Ok(()),
+        }
+    }
+
+    /// The original's logits of some rows of the latest batch, whose logits are `model`.
+    fn logits(&mut self, rows: Range<usize>, model: &[f32]) -> anyhow::Result<Option<&[f32]>> {
+        match self {
+            Other::Nothing => Ok(None),
+            Other::Session(session) => session.logits(rows).map(Some),
+            Other::Recorder(recorder) => recorder.add(model).map(|()| None),
+            Other::Recorded { recorded, row, logits } => {
+                logits.resize(model.len(), 0.0);
+                recorded.read(*row, logits)?;
+                *row += rows.len();
+                Ok(Some(logits))
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -150,21 +236,17 @@ const VERIFY: &str = "`qconv verify` may tell why";
 /// One window, batch by batch; each batch's logits in slices.
 fn score<B: Backend>(
     model: &mut Session<'_, B>,
-    mut original: Option<&mut Session<'_, B>>,
+    original: &mut Other<'_, '_, B>,
     tokens: &[u32],
     predicting: &Range<usize>,
     scores: &mut Scores,
 ) -> anyhow::Result<()> {
     model.truncate(0);
-    if let Some(o) = &mut original {
-        o.truncate(0);
-    }
+    original.begin();
     let mut at = 0;
     for batch in tokens.chunks(model.batch()) {
         model.feed(batch)?;
-        if let Some(o) = &mut original {
-            o.feed(batch)?;
-        }
+        original.feed(batch)?;
         let end = predicting.end.min(at + batch.len());
         let mut from = predicting.start.max(at);
         while from < end {
@@ -174,13 +256,15 @@ fn score<B: Backend>(
             let logits = model.logits(rows.clone())?;
             let vocabulary = logits.len() / rows.len();
             // Rows in parallel, sums in order: results do not depend on the number of threads.
-            match &mut original {
+            let base = original.logits(rows, logits)?;
+            let compared = base.is_some();
+            match base {
                 None => {
                     let nll = logits.par_chunks_exact(vocabulary).zip(targets);
                     nll.map(|(row, &t)| -log_softmax(row, t as usize)).collect_into_vec(&mut scores.row);
                 }
-                Some(o) => {
-                    let base = o.logits(rows)?.par_chunks_exact(vocabulary);
+                Some(base) => {
+                    let base = base.par_chunks_exact(vocabulary);
                     let pairs = logits.par_chunks_exact(vocabulary).zip(base).zip(targets);
                     pairs.map(|((a, b), &t)| PairStatistics::new(a, b, t as usize)).collect_into_vec(&mut scores.pair);
                     scores.pair.iter().for_each(|p| scores.pairs.add(p));
@@ -192,7 +276,7 @@ fn score<B: Backend>(
             if let Some(i) = scores.row.iter().position(broken) {
                 bail!("the model gives no probability (NaN or infinite) at position {}; {VERIFY}", from + i);
             }
-            if original.is_some() && scores.pair.iter().any(|p| broken(&p.base_nll)) {
+            if compared && scores.pair.iter().any(|p| broken(&p.base_nll)) {
                 bail!("the original gives no probability (NaN or infinite); {VERIFY}");
             }
             scores.row.iter().for_each(|&x| scores.nll.add(x));
