@@ -4,6 +4,7 @@
 //! choices, help, reports and tests iterate those lists.
 
 mod algebra;
+pub mod allocate;
 pub mod arch;
 pub mod backend;
 pub mod calibrate;

@@ -6,8 +6,9 @@ mod importance;
 mod naming;
 mod recipe;
 mod report;
+mod target;
 
-pub use choices::{Choices, parse_mix};
+pub use choices::{Choices, parse_format, parse_mix};
 pub use importance::ImportanceArgs;
 
 use super::Run;
@@ -23,6 +24,7 @@ use crate::provenance::{self, Record};
 use crate::ui::Ui;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
+use target::{Case, TargetArgs};
 
 /// Arguments of `qconv convert`.
 #[derive(clap::Args)]
@@ -35,6 +37,8 @@ Examples:
   qconv convert model -t q8_0 --prune-layers 20-27 --override-kv llama.context_length=int:4096
   qconv convert model -t iq2_xs --imatrix imatrix.gguf
   qconv convert model -t q3_k_m --calibration text.txt --calibration-chunks 100
+  qconv convert model --target-size 700MB --calibration text.txt --measure
+  qconv convert model --target-bpw 4.25 --imatrix imatrix.gguf --dry-run --tensors
   qconv convert model --recipe-from model-Q4_K_M.gguf -o again.gguf
   qconv convert model -t q6_k -o out/ --resume --if-changed     # may be run again and again
 
@@ -51,6 +55,9 @@ pub struct Convert {
 
     #[command(flatten)]
     choices: Choices,
+
+    #[command(flatten)]
+    target: TargetArgs,
 
     #[command(flatten)]
     splitting: Splitting,
@@ -72,7 +79,7 @@ pub struct Convert {
     force: bool,
 
     /// Repeat the conversion that FILE says it is from: its options, and the same source or none
-    #[arg(long, value_name = "FILE", help_heading = "Provenance")]
+    #[arg(long, value_name = "FILE", conflicts_with = "budget", help_heading = "Provenance")]
     recipe_from: Option<PathBuf>,
 
     /// Write no qconv.* keys: nothing about how the file was made, and no SHA-256 of source and tensors
@@ -110,7 +117,7 @@ impl Run for Convert {
         crate::ui::use_threads(self.threads)?;
         let named = self.output.as_deref().filter(|o| !o.is_dir()).unwrap_or(&self.source);
         ui.set_prefix(&named.file_name().unwrap_or(named.as_os_str()).to_string_lossy());
-        let record = match &self.recipe_from {
+        let mut record = match &self.recipe_from {
             Some(file) => {
                 recipe::nothing_else(&self.choices, &self.splitting)?;
                 let (again, record) = recipe::read(file, &self.choices.importance, ui)?;
@@ -136,9 +143,16 @@ impl Run for Convert {
             return Err(caller(format!("--part does not go with --calibration: {how}")));
         }
         methods.check_text(calibrate)?;
-        // What is only planned is not calibrated, and changed only by what needs no text.
+        if self.target.is_given() {
+            self.target.check(&self.choices)?;
+        }
+        if self.target.is_given() && self.part.is_some() {
+            let how = "decide once (--dry-run --json), and give all parts the same --tensor-type rules";
+            return Err(caller(format!("--part does not go with a budget: {how}")));
+        }
+        // What is only planned is not calibrated unless the plan depends on it, and changed only by what needs no text.
         let computing = BackendArgs { threads: self.threads.map(|n| n.get().min(1024) as u16), ..BackendArgs::default() };
-        let text = if self.dry_run { None } else { self.choices.importance.text(&model, computing, ui)? };
+        let text = if self.dry_run && !self.target.is_given() { None } else { self.choices.importance.text(&model, computing, ui)? };
         options.has_imatrix = calibrate || self.choices.importance.imatrix.is_some();
         if !methods.transforms().is_empty() {
             if let Some(file) = &self.choices.importance.imatrix {
@@ -151,6 +165,11 @@ impl Run for Convert {
         let weigh = methods.quantizer().needs == Needs::Nothing && (text.is_some() || !calibrate);
         let importance = if weigh { self.choices.importance.open(&model, text.as_ref(), ui)? } else { None };
         options.has_imatrix = importance.is_some() || calibrate && (self.dry_run || !weigh);
+        let decided = match self.target.is_given() {
+            true => Some(self.decide(&model, &mut options, &edits, (importance.as_ref(), text.as_ref()), &mut record, ui)?),
+            false => None,
+        };
+        let methods = &self.choices.method;
         let mut plan = Plan::new(&model, self.choices.mix()?, &options, &edits, self.choices.allow_requantize, ui)?;
         if let Some(importance) = &importance {
             plan.weigh(&model, importance, ui)?;
@@ -158,11 +177,11 @@ impl Run for Convert {
         if self.dry_run {
             let metadata = convert::output_metadata(&model, &plan, &edits, ui)?;
             let name = convert::output_name(&model, &plan, &metadata);
-            let path = output::or_in_folder(self.output.as_deref().unwrap_or(Path::new("")), name);
+            let path = output::or_in_folder(self.output.as_deref().unwrap_or(Path::new("./")), name);
             // Digests would add to the heads; sizes here are those of --plain.
             let layout = Layout::new(&metadata, plan.entries(), self.splitting.extent(self.part), &path, None, ui)?;
             ui.refuse_warnings()?;
-            return report::plan(&plan, &layout, self.tensors, self.json);
+            return report::plan(&plan, &layout, self.tensors, self.json, decided.as_ref());
         }
         let output = self.output.clone().unwrap_or_else(|| PathBuf::from("./"));
         let request = Request {
@@ -186,8 +205,57 @@ impl Run for Convert {
             let mut json = serde_json::to_value(&summary)?;
             json["warnings"] = ui.warnings().into();
             json["peak_memory"] = memory::peak().into();
+            if let Some(decided) = &decided {
+                json["allocation"] = serde_json::to_value(decided)?;
+            }
             return crate::report::print_json(&json);
         }
         report::summary(&summary, ui)
+    }
+}
+
+impl Convert {
+    /// Lets the budget choose formats; from here on they are choices like any others, and in the recipe.
+    fn decide(
+        &mut self,
+        model: &Model,
+        options: &mut crate::recipe::Options,
+        edits: &convert::Edits,
+        (importance, text): (Option<&convert::Importance>, Option<&crate::calibrate::Calibration>),
+        record: &mut Record,
+        ui: &Ui,
+    ) -> Result<target::Decided> {
+        let started = std::time::Instant::now();
+        // Who sees Hessians is given no diagonal of them, but sensitivities need it.
+        let own = if importance.is_none() { self.choices.importance.open(model, text, ui)? } else { None };
+        let importance = importance.or(own.as_ref());
+        let has_imatrix = options.has_imatrix;
+        let extent = self.splitting.extent(None);
+        let splitting = self.splitting.recipe(None);
+        let as_recorded = |choices: &Choices, record: &Record| -> Result<Record> {
+            Ok(Record { recipe: [choices.recipe()?, splitting.clone()].concat(), ..record.clone() })
+        };
+        let size = |choices: &Choices| -> Result<u64> {
+            let mut options = choices.options()?;
+            options.has_imatrix = has_imatrix;
+            let muted = Ui::muted();
+            let mut plan = Plan::new(model, choices.mix()?, &options, edits, choices.allow_requantize, &muted)?;
+            if let Some(importance) = importance.filter(|_| choices.method.quantizer().needs == Needs::Nothing) {
+                plan.weigh(model, importance, &muted)?;
+            }
+            let record = if self.plain { None } else { Some(as_recorded(choices, record)?) };
+            let output = PathBuf::from("./");
+            let request = Request { extent, record, ..Request::new(model, &plan, edits, &choices.method, &output) };
+            convert::file_size(&request)
+        };
+        let mut choices = self.choices.clone();
+        let case = Case { model, edits, importance, text, size: &size, ui };
+        let decided = self.target.decide(&mut choices, &case)?;
+        *options = choices.options()?;
+        options.has_imatrix = has_imatrix;
+        *record = as_recorded(&choices, record)?;
+        self.choices = choices;
+        report::decided(&decided, started.elapsed().as_secs_f64(), ui);
+        Ok(decided)
     }
 }

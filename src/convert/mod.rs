@@ -136,6 +136,16 @@ pub fn transform(
         .transform(model, &Tools { calibration, formats: &formats, quantizer: methods.quantizer(), setting: 0.0, ui })
 }
 
+/// Bytes of all files that [`convert`] would write. Nothing is written, and nothing said.
+pub fn file_size(request: &Request) -> Result<u64> {
+    let (Request { model, plan, .. }, muted) = (request, Ui::muted());
+    let metadata = output_metadata(model, plan, request.edits, &muted)?;
+    let path = output::or_in_folder(request.output, output_name(model, plan, &metadata));
+    let stamping = request.record.as_ref().map(|r| Stamping::new(model, r, request.extent)).transpose()?;
+    let stamp = stamping.as_ref().map(|s| &s.stamp);
+    Ok(Layout::new(&metadata, plan.entries(), request.extent, &path, stamp, &muted)?.bytes())
+}
+
 /// Converts. On any error nothing is left at the destination.
 pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     let started = Instant::now();

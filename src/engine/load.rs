@@ -10,14 +10,14 @@ use qconv_kernels::Backend;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-/// See [`Engine::load`].
+/// See [`Engine::load`] and [`Engine::load_replaced`].
 pub(super) fn load<'b, B: Backend>(
     backend: &'b B,
     model: &Model,
+    replaced: &Replaced,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Engine<'b, B>> {
-    let none = Replaced::new();
-    let mut load = Loader { backend, model, used: HashSet::new(), replaced: &none };
+    let mut load = Loader { backend, model, used: HashSet::new(), replaced };
     let mut engine = load.skeleton()?;
     engine.blocks = (0..engine.plan.layers).map(|i| load.block(i, &engine.plan)).collect::<anyhow::Result<Vec<_>>>()?;
 

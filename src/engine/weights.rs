@@ -1,6 +1,6 @@
 //! A model's weights in a backend's memory, in the shape of the forward pass.
 
-use super::load;
+use super::load::{self, Replaced};
 use crate::arch::Plan;
 use crate::model::Model;
 use qconv_kernels::Backend;
@@ -87,7 +87,12 @@ impl<'b, B: Backend> Engine<'b, B> {
     /// Takes a model's weights over, after checking every shape against the plan. Errors name the tensor. Tensors that the
     /// forward pass does not use are told in `warnings`.
     pub fn load(backend: &'b B, model: &Model, warnings: &mut Vec<String>) -> anyhow::Result<Self> {
-        load::load(backend, model, warnings)
+        load::load(backend, model, &Replaced::new(), warnings)
+    }
+
+    /// [`Engine::load`], with other tensors in place of the model's, by name; of the same shapes, or there is an error.
+    pub fn load_replaced(backend: &'b B, model: &Model, replaced: &Replaced) -> anyhow::Result<Self> {
+        load::load(backend, model, replaced, &mut Vec::new())
     }
 
     /// The backend it runs on.

@@ -167,6 +167,7 @@ fn methods_help() -> String {
     help
 }
 
-fn parse_format(name: &str) -> Result<&'static BlockFormat, String> {
+/// A block format by name.
+pub fn parse_format(name: &str) -> Result<&'static BlockFormat, String> {
     BlockFormat::by_name(name).ok_or_else(|| format!("there is no block format {name}"))
 }

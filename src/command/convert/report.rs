@@ -1,5 +1,6 @@
 //! What `qconv convert` tells.
 
+use super::target::Decided;
 use crate::convert::{Layout, Part, Plan, Summary};
 use crate::engine::memory;
 use crate::outln;
@@ -46,8 +47,27 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
+/// What a budget led to.
+pub fn decided(decided: &Decided, seconds: f64, ui: &Ui) {
+    let gap = if decided.bound > 0.0 { (decided.predicted / decided.bound - 1.0) * 100.0 } else { 0.0 };
+    let quality = match decided.measured {
+        Some(measured) => format!(
+            "divergence on the calibration text {measured:.5} nats, {:.5} as the sum of all tensors'; ",
+            decided.predicted
+        ),
+        None => String::new(),
+    };
+    let exact = if gap < 0.005 { "no other plan has a smaller sum".into() } else { format!("no other plan has a sum smaller by more than {gap:.2}%") };
+    ui.note(format!(
+        "budget: files of {} ({} bytes); {quality}{exact}; decided in {}",
+        ui::bytes(decided.bytes),
+        decided.bytes,
+        ui::seconds(seconds)
+    ));
+}
+
 /// What would be done.
-pub fn plan(plan: &Plan, layout: &Layout, tensors: bool, json: bool) -> Result<()> {
+pub fn plan(plan: &Plan, layout: &Layout, tensors: bool, json: bool, decided: Option<&Decided>) -> Result<()> {
     let name = |part: &Part| part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let first = layout.written().first().map(&name).unwrap_or_default();
     if json {
@@ -65,7 +85,7 @@ pub fn plan(plan: &Plan, layout: &Layout, tensors: bool, json: bool) -> Result<(
             "output": first, "files": files.collect::<Vec<_>>(), "type": plan.mix.name, "parameters": plan.parameters(), "source_bytes": plan.source_bytes(),
             "bytes": plan.bytes(), "bits_per_weight": plan.bits_per_weight(), "fallbacks": plan.fallbacks().count(),
             "fallback_bits_per_weight": plan.fallback_cost(), "importance": plan.importance,
-            "tensors": list.collect::<Vec<_>>(),
+            "tensors": list.collect::<Vec<_>>(), "allocation": decided,
         }));
     }
     if tensors {
