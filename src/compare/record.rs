@@ -65,7 +65,8 @@ impl Records {
 
     fn path(&self, mix: &str, method: Option<&str>) -> Option<PathBuf> {
         let name = method.map_or("original".into(), |method| format!("{}-{method}", mix.to_lowercase()));
-        Some(self.folder.as_ref()?.join(name + ".json"))
+        // Settings of methods stand behind a colon, which not every file system takes.
+        Some(self.folder.as_ref()?.join(name.replace(':', "_") + ".json"))
     }
 
     fn made_from(&self, mix: &str, method: Option<&str>) -> Value {
