@@ -35,7 +35,8 @@ pub type Trial<'a> = Vec<(&'a ModelTensor, &'static BlockFormat)>;
 impl Meter<'_> {
     /// The divergence of each trial from the original, in nats. Activations are not rounded: what is seen is the weights'.
     pub fn divergences(&self, trials: &[Trial]) -> Result<Vec<f64>> {
-        backend::with(self.text.computing.precise(), Job { meter: self, trials })
+        let bytes = self.model.weight_bytes();
+        backend::with(self.text.computing.precise(), bytes, self.ui, Job { meter: self, trials })
     }
 
     /// A tensor as rounding to nearest makes it.
