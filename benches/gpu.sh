@@ -7,7 +7,7 @@
 # `run` does, each step also when another has failed:
 #   1. every CUDA test on the device
 #   2. the same under compute-sanitizer's memcheck and racecheck, if it is there
-#   3. text, perplexity and logits on the device against the processor's, with the small trained model
+#   3. text and perplexity on the device against the processor's, with the small trained model
 #   4. qconv bench on that model and on every MODEL (GGUF files: make them with `qconv convert`, for random weights of any
 #      shape), with the times of single kernels
 #   5. llama-bench on the same files, if LLAMA_BENCH names one or it is on the PATH
