@@ -153,6 +153,8 @@ pub fn with<T: Task>(args: BackendArgs, weight_bytes: u64, ui: &Ui, task: T) -> 
 fn only_on_the_cpu(args: &BackendArgs) -> Option<String> {
     let option = if args.kv == Some(CacheFormat::F32) {
         "--kv f32"
+    } else if args.kv == Some(CacheFormat::Q8) {
+        "--kv q8_0"
     } else if args.exact {
         "--exact"
     } else if args.weights.is_some() {

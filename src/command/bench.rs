@@ -248,9 +248,11 @@ impl Task for Measure<'_> {
         let speed = engine::speed(&loaded, self.bench.prompt, self.bench.generate, self.bench.repetitions)?;
         let peak_memory = engine::memory::peak();
         let read_bandwidth = backend.read_bandwidth();
-        let cached = engine::cached_rate(backend, &model)?;
+        // Bounds of the processor; a card's products would have to be waited for.
+        let integer_peak = backend.integer_peak();
+        let cached = if integer_peak.is_some() { engine::cached_rate(backend, &model)? } else { None };
         let quantized = cached.is_some_and(|(name, _)| BlockFormat::by_name(name).is_some_and(|f| f.is_quantized()));
-        let integer_peak = backend.integer_peak().filter(|_| quantized);
+        let integer_peak = integer_peak.filter(|_| quantized);
         let products = products_per_token(&model, loaded.plan());
         let test = |kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
             let kernels = if self.bench.kernels { kernels(&loaded, kind, rate.tokens)? } else { Vec::new() };
