@@ -309,3 +309,33 @@ fn expected_error_is_what_is_measured() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn whole_numbers_behind_a_grid_come_back() {
+    let mut with = 0;
+    for format in block::ALL.iter().filter(|f| f.scalar.is_some() && f.quantize.is_some()) {
+        let scalar = format.scalar.unwrap();
+        let row = normals(format.block_weights);
+        let mut bytes = vec![0; format.block_bytes];
+        (format.quantize.unwrap())(&row, None, &mut bytes);
+        let mut codes = vec![0; format.block_weights];
+        let grid = scalar.unpack(&bytes, &mut codes);
+        let Some(mut steps) = scalar.steps(&grid) else { continue };
+        with += 1;
+        let mut back = vec![0; format.block_bytes];
+        scalar.pack(&scalar.stepped(&steps).unwrap(), &codes, &mut back);
+        assert_eq!(back, bytes, "{}", format.name);
+        let groups = format.block_weights / scalar.group();
+        for g in 0..groups {
+            assert_eq!(grid.scale[g], steps.unit * f32::from(steps.scale[g]), "{} {g}", format.name);
+            assert_eq!(grid.min[g], steps.min_unit * f32::from(steps.min[g]), "{} {g}", format.name);
+            assert!((steps.scales.0..=steps.scales.1).contains(&steps.scale[g]), "{}", format.name);
+            assert!((steps.mins.0..=steps.mins.1).contains(&steps.min[g]), "{}", format.name);
+            // The ends of the ranges fit, too.
+            (steps.scale[g], steps.min[g]) =
+                if g % 2 == 0 { (steps.scales.0, steps.mins.1) } else { (steps.scales.1, steps.mins.0) };
+        }
+        assert_eq!(scalar.steps(&scalar.stepped(&steps).unwrap()), Some(steps), "{}", format.name);
+    }
+    assert!(with > 10, "{with} formats");
+}

@@ -1,6 +1,8 @@
 //! Sums of products of a matrix's inputs: all that second-order quantization has to know about a text.
 
+use crate::method::Quadratic;
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// `sum of x x^T` over the inputs `x` of a matrix, in f64: half the Hessian of the squared error of its products with
 /// respect to any of its rows (Frantar & Alistarh 2022).
@@ -9,6 +11,9 @@ pub struct Hessian {
     cols: usize,
     inputs: u64,
     sums: Vec<f64>, // (cols, cols); only on and above the diagonal
+    /// `sum of (o - x) x^T`, `o` the original model's inputs: `(cols, cols)`.
+    drift: Option<Vec<f64>>,
+    factored: OnceLock<Result<Quadratic, String>>,
 }
 
 /// Rows of the result that are summed up together: one thread's piece, whatever the number of threads.
@@ -19,12 +24,13 @@ const BATCH: usize = 128;
 impl Hessian {
     /// Of no inputs yet.
     pub fn new(cols: usize) -> Self {
-        Hessian { cols, inputs: 0, sums: vec![0.0; cols * cols] }
+        Hessian { cols, inputs: 0, sums: vec![0.0; cols * cols], drift: None, factored: OnceLock::new() }
     }
 
     /// Adds inputs: `rows` is `(n, cols)`.
     pub fn add(&mut self, rows: &[f32]) {
         let cols = self.cols;
+        self.factored = OnceLock::new();
         self.inputs += (rows.len() / cols) as u64;
         for x in rows.chunks(BATCH * cols) {
             self.sums.par_chunks_mut(STRIP * cols).enumerate().for_each_init(Vec::new, |product, (strip, sums)| {
@@ -38,6 +44,40 @@ impl Hessian {
                 }
             });
         }
+    }
+
+    /// Adds what the original model's inputs are in place of some that were added: both `(n, cols)`.
+    pub fn add_drift(&mut self, rows: &[f32], originals: &[f32]) {
+        let cols = self.cols;
+        let drift = self.drift.get_or_insert_with(|| vec![0.0; cols * cols]);
+        for (x, o) in rows.chunks(BATCH * cols).zip(originals.chunks(BATCH * cols)) {
+            let apart: Vec<f32> = o.iter().zip(x).map(|(o, x)| o - x).collect();
+            drift.par_chunks_mut(STRIP * cols).enumerate().for_each_init(Vec::new, |product, (strip, sums)| {
+                let (first, height) = (strip * STRIP, sums.len() / cols);
+                product.clear();
+                product.resize(height * cols, 0.0);
+                crate::algebra::product_of_transposed(&apart, x, cols, first..first + height, product);
+                sums.iter_mut().zip(&*product).for_each(|(s, p)| *s += f64::from(*p));
+            });
+        }
+    }
+
+    /// The weights whose products with the inputs come closest to those of `weights` with the original model's inputs; `None`
+    /// where those were not added. `weights`: `(rows, cols)`.
+    ///
+    /// Least squares, damped as the Hessian is: `w + w D H^-1`, `D` the drift (Li et al. 2025, GPTAQ).
+    pub fn corrected(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        let (drift, problem) = (self.drift.as_ref()?, self.quadratic().ok()?);
+        let (n, inputs) = (self.cols, self.inputs as f64);
+        let drift: Vec<f32> = drift.iter().map(|d| (d / inputs) as f32).collect();
+        let mut out = vec![0f32; weights.len()];
+        out.par_chunks_mut(STRIP * n).zip(weights.par_chunks(STRIP * n)).for_each(|(out, w)| {
+            crate::algebra::product_f32(w, &drift, n, out);
+            let mut moved: Vec<f64> = out.iter().map(|x| f64::from(*x)).collect();
+            problem.solve(&mut moved);
+            out.iter_mut().zip(w).zip(moved).for_each(|((o, w), m)| *o = w + m as f32);
+        });
+        Some(out)
     }
 
     /// Columns of the matrix.
@@ -85,6 +125,11 @@ impl Hessian {
         (0..n).map(row).sum::<f64>() / means.inputs.max(1) as f64
     }
 
+    /// The problem that it poses, factored once for all matrices that share their inputs. The error is a sentence's end.
+    pub fn quadratic(&self) -> Result<&Quadratic, &str> {
+        self.factored.get_or_init(|| Quadratic::new(self)).as_ref().map_err(String::as_str)
+    }
+
     /// Some sum is NaN or infinite: the model's activations are.
     pub fn is_finite(&self) -> bool {
         self.sums.iter().all(|x| x.is_finite())
@@ -109,6 +154,27 @@ mod tests {
             assert!((all[i * cols + j] - want).abs() < 1e-5 * (1.0 + want.abs()), "{i} {j}");
             assert_eq!(all[i * cols + j], all[j * cols + i]);
         }
+        // Inputs that were twice as large ask for weights twice as large, but for the damping.
+        let twice: Vec<f32> = x.iter().map(|x| 2.0 * x).collect();
+        assert_eq!(h.corrected(&x[..cols]), None);
+        h.add_drift(&x, &twice);
+        let weights: Vec<f32> = (0..2 * cols).map(|i| (i % 7) as f32 - 3.0).collect();
+        let corrected = h.corrected(&weights).unwrap();
+        let problem = h.quadratic().unwrap();
+        let mut solved: Vec<f64> = (0..2)
+            .flat_map(|r| {
+                let (w, all) = (&weights[r * cols..(r + 1) * cols], &all);
+                (0..cols).map(move |j| (0..cols).map(|i| f64::from(w[i]) * all[i * cols + j]).sum::<f64>())
+            })
+            .collect();
+        problem.solve(&mut solved);
+        for (i, (c, s)) in corrected.iter().zip(&solved).enumerate() {
+            assert!((f64::from(*c) - f64::from(weights[i]) - s).abs() < 1e-3, "{i}: {c} {s}");
+        }
+        // solve is what it says: H times it gives the right side back.
+        let back: f64 = (0..cols).map(|i| solved[i] * f64::from(problem.h[i * cols + 5])).sum();
+        let want: f64 = (0..cols).map(|i| f64::from(weights[i]) * all[i * cols + 5]).sum();
+        assert!((back - want).abs() < 1e-3 * (1.0 + want.abs()), "{back} {want}");
         assert_eq!(h.diagonal()[149], h.mean(149, 149) as f32);
         let want: f64 = all.iter().map(|m| m * m).sum::<f64>() * n as f64;
         assert!((h.dot(&h) - want).abs() < 1e-9 * want);

@@ -6,14 +6,16 @@
 mod channels;
 mod collect;
 mod hessian;
+mod states;
 mod statistics;
 mod text;
 
 pub use channels::{ChannelSums, channel_sums};
 pub use collect::Collector;
 pub use hessian::Hessian;
+pub use states::States;
 pub use statistics::{TensorStatistics, statistics};
-pub use text::{Calibration, Collected, Request, collect};
+pub use text::{Activations, Calibration, Collected, Request, collect};
 
 use crate::engine::{Engine, Observer, SessionOptions};
 use crate::error::caller;

@@ -16,6 +16,19 @@ use std::time::Instant;
 /// Tokens of a chunk where the caller does not say, and the model was trained on as many.
 const CTX: usize = 512;
 
+/// `--calibration-from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Activations {
+    /// Those behind the layers that are quantized already, and results like the original's: errors of earlier layers are
+    /// made up for
+    #[default]
+    Both,
+    /// Those behind the layers that are quantized already
+    Quantized,
+    /// The original model's
+    Original,
+}
+
 /// Which text is used, and how.
 pub struct Request<'a> {
     /// The text.
@@ -28,6 +41,8 @@ pub struct Request<'a> {
     pub skip: usize,
     /// Control tokens in the text are taken for what they are.
     pub parse_special: bool,
+    /// Whose activations methods see that go layer by layer.
+    pub from: Activations,
     /// Where to compute.
     pub computing: BackendArgs,
 }
@@ -41,6 +56,8 @@ pub struct Calibration {
     pub ctx: usize,
     /// The chunks, each of `ctx` tokens, its first one replaced by BOS where the model's texts begin with one.
     pub chunks: Vec<Vec<u32>>,
+    /// Whose activations methods see that go layer by layer.
+    pub from: Activations,
     /// Where to compute.
     pub computing: BackendArgs,
 }
@@ -85,7 +102,8 @@ impl Calibration {
             chunk
         });
         let chunks = chunks.collect();
-        Ok(Calibration { file: request.file.to_owned(), ctx, chunks, computing: request.computing })
+        let Request { from, computing, .. } = *request;
+        Ok(Calibration { file: request.file.to_owned(), ctx, chunks, from, computing })
     }
 
     /// Runs the text through a model and shows `observer` what goes into its matrices; with `output` also into the output

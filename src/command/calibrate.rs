@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::backend::BackendArgs;
-use crate::calibrate::{self, Calibration, Collected, Request};
+use crate::calibrate::{self, Activations, Calibration, Collected, Request};
 use crate::model::Model;
 use crate::output::{self, OutputFile};
 use crate::ui::{self, Ui};
@@ -80,6 +80,7 @@ impl Run for Calibrate {
             chunks: self.chunks,
             skip: self.skip_chunks,
             parse_special: self.parse_special,
+            from: Activations::Original,
             computing: self.backend,
         };
         let Collected { matrix, chunks, ctx, backend, seconds } = {

@@ -7,6 +7,7 @@ mod copy;
 mod edits;
 mod importance;
 mod journal;
+mod layers;
 mod layout;
 mod metadata;
 mod meter;
@@ -30,11 +31,12 @@ pub use split::Split;
 use crate::calibrate::Calibration;
 use crate::method::{Methods, Tools};
 use crate::model::{Model, Origin};
-use crate::output::{self, OutputSet, Start};
+use crate::output::{self, OutputFile, OutputSet, Start};
 use crate::provenance::{Record, TensorHashes};
 use crate::recipe::{self, Mix};
 use crate::ui::Ui;
 use anyhow::Result;
+use indicatif::ProgressBar;
 use journal::Journal;
 use meter::Meter;
 use stamping::Stamping;
@@ -195,7 +197,7 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     bar.reset_eta();
     let meter = Meter::default();
     match &mut stamping {
-        None => stream::tensors(request, &layout, set.files(), None, &meter, &bar)?,
+        None => work(request, &layout, set.files(), None, &meter, &bar, ui)?,
         Some(stamping) => {
             set.accompany(journal.path.clone())?;
             let notes = Notes {
@@ -204,7 +206,7 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
                 done: done.keys().copied().collect(),
             };
             done.iter().for_each(|(tensor, digest)| notes.hashes.set(*tensor, *digest));
-            let work = || stream::tensors(request, &layout, set.files(), Some(&notes), &meter, &bar);
+            let work = || work(request, &layout, set.files(), Some(&notes), &meter, &bar, ui);
             let heads = stamping.during(&layout, &notes.hashes, &meter, work)?;
             for (writer, file) in heads.iter().zip(set.files()) {
                 file.write_at(0, writer.head())?;
@@ -217,8 +219,25 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
         crate::verify::written(&parts, layout.is_complete())?;
     }
     set.finish()?;
-    let (verified, cpu_seconds) = (request.verify, meter.spent());
+    // Matrices that are quantized with their Hessians keep all threads busy at once, and nobody tells their time apart.
+    let cpu_seconds = meter.spent().filter(|_| request.methods.matrix().is_none());
+    let verified = request.verify;
     Ok(Summary { verified, cpu_seconds, resumed: done.len(), ..summary(request, &layout, started) })
+}
+
+/// Writes all tensors: those that are quantized with their Hessians, then the others.
+#[allow(clippy::too_many_arguments)] // what a conversion consists of
+fn work(
+    request: &Request,
+    layout: &Layout,
+    files: &[OutputFile],
+    notes: Option<&Notes>,
+    meter: &Meter,
+    bar: &ProgressBar,
+    ui: &Ui,
+) -> Result<()> {
+    let made = layers::matrices(request, layout, files, notes, bar, ui)?;
+    stream::tensors(request, layout, files, notes, &made, meter, bar)
 }
 
 /// Where unfinished work is noted.

@@ -37,17 +37,19 @@ pub struct Notes {
     pub done: BTreeSet<usize>,
 }
 
-/// Converts the tensors that a layout has into their places in its `files`.
+/// Converts the tensors that a layout has into their places in its `files`, but for those that are `made` already.
 pub fn tensors(
     request: &Request,
     layout: &Layout,
     files: &[OutputFile],
     notes: Option<&Notes>,
+    made: &BTreeSet<usize>,
     meter: &Meter,
     bar: &ProgressBar,
 ) -> Result<()> {
     Isa::pick(None).map_err(|e| caller(e.to_string()))?; // a wrong QCONV_ISA is an error, not a slow run
     let mut slices = slices(&request.plan.tensors, layout.tensors());
+    slices.retain(|slice| !made.contains(&slice.tensor));
     slices.retain(|slice| notes.is_none_or(|n| !n.done.contains(&slice.tensor)));
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
@@ -156,9 +158,7 @@ fn convert(request: &Request, slice: &Slice, floats: &mut Vec<f32>, out: &mut [u
             floats.resize(rows.len() * cols, 0.0);
             request.model.rows(tensor, rows.start, floats)?;
             lap.was(Stage::Reading);
-            if let Some(at) = first_nonfinite(floats) {
-                return Err(not_finite(request, tensor, rows.start * cols + at, &floats[at].to_string()));
-            }
+            check_finite(request, tensor, rows.start, floats)?;
             quantize(request, planned, rows, floats, tile)?;
             lap.was(Stage::Quantizing);
         }
@@ -179,12 +179,26 @@ fn quantize(request: &Request, planned: &Planned, rows: Range<usize>, floats: &[
         request.methods.rows()(planned.format, cols, now, importance, out);
         (weights, packed) = (later, later_out);
     }
-    let Some(block) = (planned.format.find_nonfinite)(out) else { return Ok(()) };
+    check_packed(planned, rows.start, floats, out)
+}
+
+/// An error that names the first weight that is no number. `weights` begin with row `first`.
+pub fn check_finite(request: &Request, tensor: &ModelTensor, first: usize, weights: &[f32]) -> Result<()> {
+    match first_nonfinite(weights) {
+        Some(at) => Err(not_finite(request, tensor, first * tensor.shape.cols() + at, &weights[at].to_string())),
+        None => Ok(()),
+    }
+}
+
+/// An error if weights are beyond what the format can hold. `weights` and what became of them begin with row `first`.
+pub fn check_packed(planned: &Planned, first: usize, weights: &[f32], packed: &[u8]) -> Result<()> {
+    let Some(block) = (planned.format.find_nonfinite)(packed) else { return Ok(()) };
     let at = block * planned.format.block_weights;
-    let largest = floats[at..at + planned.format.block_weights].iter().fold(0f32, |m, x| m.max(x.abs()));
-    let (name, format, row) = (&planned.tensor.name, planned.format.name, rows.start + at / cols);
+    let largest = weights[at..at + planned.format.block_weights].iter().fold(0f32, |m, x| m.max(x.abs()));
+    let row = first + at / planned.tensor.shape.cols();
     Err(caller(format!(
-        "tensor {name}, row {row}: weights up to {largest:e} are beyond the range of {format}; keep this model in BF16 or F32"
+        "tensor {}, row {row}: weights up to {largest:e} are beyond the range of {}; keep this model in BF16 or F32",
+        planned.tensor.name, planned.format.name
     )))
 }
 

@@ -21,6 +21,12 @@ pub trait Observer {
     /// Inputs of this weight are wanted. Others are not even copied from the backend.
     fn wants(&self, weight: &str) -> bool;
 
+    /// The product with this weight leads to what will be wanted. If not, it is left out, and what follows from it means
+    /// nothing.
+    fn leads_on(&self, _weight: &str) -> bool {
+        true
+    }
+
     /// Sees the inputs of some weights, at least one of them wanted.
     fn inputs(&mut self, inputs: &Inputs<'_>);
 }
@@ -80,5 +86,8 @@ pub(super) fn products<B: Backend, const N: usize>(
 ) -> Result<()> {
     let first = linears[0].0;
     watch.show(b, x, n, first.cols, first.expert, linears.each_ref().map(|(l, _)| &*l.name))?;
+    if watch.0.as_ref().is_some_and(|o| linears.iter().all(|(l, _)| !o.leads_on(&l.name))) {
+        return Ok(());
+    }
     b.matmul(x, n, &mut linears.map(|(l, out)| Product { weight: &l.weight, bias: l.bias.as_ref(), out }))
 }

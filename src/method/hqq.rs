@@ -26,7 +26,7 @@ pub static HQQ: Method = Method {
 };
 
 /// See [`super::QuantizeRows`].
-fn rows(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn rows(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let Some(scalar) = format.scalar else { return rtn::rows(format, cols, weights, importance, out) };
     let row_bytes = out.len() / (weights.len() / cols);
     for (row, out) in weights.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)) {

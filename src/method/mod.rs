@@ -4,14 +4,21 @@
 //! quantizer, which decides which bytes of a block format the weights become. Formats know how to fit, code and pack
 //! ([`qconv_formats::block::ScalarCodes`]); quantizers differ in who picks the codes, so that each works with every format.
 
+mod adaround;
 mod awq;
+mod descent;
+mod gptq;
 mod hqq;
 mod pipeline;
+mod quadratic;
 mod quarot;
 mod rtn;
 mod smoothquant;
+#[cfg(test)]
+mod tests;
 
 pub use pipeline::Methods;
+pub use quadratic::Quadratic;
 
 use crate::calibrate::{Calibration, Hessian};
 use crate::error::caller;
@@ -21,7 +28,8 @@ use qconv_formats::block::BlockFormat;
 use std::collections::BTreeMap;
 
 /// Every method; the first is the default.
-pub static ALL: &[&Method] = &[&rtn::RTN, &hqq::HQQ, &awq::AWQ, &smoothquant::SMOOTHQUANT, &quarot::QUAROT];
+pub static ALL: &[&Method] =
+    &[&rtn::RTN, &hqq::HQQ, &gptq::GPTQ, &adaround::ADAROUND, &awq::AWQ, &smoothquant::SMOOTHQUANT, &quarot::QUAROT];
 
 /// A method.
 pub struct Method {

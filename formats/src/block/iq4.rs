@@ -7,9 +7,9 @@
 //!
 //! A weight is `d * scale * LEVELS[code]`. Source of the search: `quantize_row_iq4_nl_impl` of ggml.
 
-use super::scalar::{Codes, Plane, format, half_at, one_group, put_half};
+use super::scalar::{Codes, Plane, format, half_at, one_group, one_step, put_half};
 use super::search::{ALL_ZERO, extreme, importance_weights, nearest, sum_of_squares};
-use super::{BlockFormat, Grid, Header, Importance};
+use super::{BlockFormat, Grid, Header, Importance, Steps};
 
 /// One scale per 32 weights, 4.5 bits in all.
 pub static IQ4_NL: BlockFormat = format::<Nl>("IQ4_NL", 20, Importance::Used, 7.6e-2);
@@ -103,6 +103,14 @@ impl Codes for Nl {
         header
     }
 
+    fn steps(header: &Header) -> Option<Steps> {
+        Some(one_step(half_at(header, 0), None))
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        Some(Self::header(&[steps.unit], &[], None))
+    }
+
     fn fit(weights: &[f32], importance: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {
         let sigma2 = sum_of_squares(weights) * (2.0 / 32.0);
         let scale = scale_of(weights, importance, sigma2);
@@ -122,6 +130,27 @@ impl Xs {
     }
 }
 
+/// Scales are stored plus 32: upper two bits of all in bytes 2..4, low nibbles in 4..8.
+impl Xs {
+    fn stored(header: &Header) -> [i16; 16] {
+        let high = u16::from_le_bytes([header[2], header[3]]);
+        let mut scale = [0; 16];
+        for (g, s) in scale[..8].iter_mut().enumerate() {
+            let low = header[4 + g / 2] >> (4 * (g % 2)) & 15;
+            *s = (low as i16 | ((high >> (2 * g)) as i16 & 3) << 4) - 32;
+        }
+        scale
+    }
+
+    fn store(header: &mut Header, scale: &[i16]) {
+        for (g, i) in scale[..8].iter().enumerate() {
+            let stored = (i + 32) as u8;
+            header[2 + g / 4] |= (stored >> 4) << (2 * (g % 4));
+            header[4 + g / 2] |= (stored & 15) << (4 * (g % 2));
+        }
+    }
+}
+
 impl Codes for Xs {
     const THIS: &'static Self = &Self;
     const WEIGHTS: usize = 256;
@@ -133,28 +162,29 @@ impl Codes for Xs {
     const HALVES: &'static [usize] = &[0];
     const PLANES: &'static [Plane] = &[Plane { bits: 4, stride: 16, shift: 0, at: (8, 128) }];
 
-    /// Scales are stored plus 32: upper two bits of all in bytes 2..4, low nibbles in 4..8.
     fn read(header: Header) -> Grid {
-        let d = half_at(&header, 0);
-        let high = u16::from_le_bytes([header[2], header[3]]);
-        let mut grid = Grid { scale: [0.0; 16], min: [0.0; 16], header };
-        for g in 0..8 {
-            let low = header[4 + g / 2] >> (4 * (g % 2)) & 15;
-            grid.scale[g] = d * ((low as i32 | ((high >> (2 * g)) as i32 & 3) << 4) - 32) as f32;
-        }
-        grid
+        let (d, stored) = (half_at(&header, 0), Self::stored(&header));
+        let scale = std::array::from_fn(|g| if g < 8 { d * stored[g] as f32 } else { 0.0 });
+        Grid { scale, min: [0.0; 16], header }
     }
 
     fn header(scale: &[f32], _: &[f32], _: Option<&[f32]>) -> Header {
         let (integers, d) = Self::integers(scale);
         let mut header = Header::default();
         put_half(&mut header, 0, d);
-        for (g, i) in integers.iter().enumerate() {
-            let stored = (i + 32) as u8;
-            header[2 + g / 4] |= (stored >> 4) << (2 * (g % 4));
-            header[4 + g / 2] |= (stored & 15) << (4 * (g % 2));
-        }
+        Self::store(&mut header, &integers.map(|i| i as i16));
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        Some(Steps { scale: Self::stored(header), scales: (-32, 31), ..one_step(half_at(header, 0), None) })
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        let mut header = Header::default();
+        put_half(&mut header, 0, steps.unit);
+        Self::store(&mut header, &steps.scale);
+        Some(header)
     }
 
     fn fit(weights: &[f32], importance: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {

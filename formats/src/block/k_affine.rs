@@ -10,7 +10,7 @@
 
 use super::scalar::{Codes, Plane, choose_again, consecutive, format, half_at, put_half};
 use super::search::{Sweep, affine, importance_weights, nearest, positive, sum_of_squares};
-use super::{BlockFormat, Grid, Header, Importance};
+use super::{BlockFormat, Grid, Header, Importance, Steps};
 
 /// 2 bits, 2.625 in all.
 pub static Q2_K: BlockFormat = format::<Two>("Q2_K", 10, Importance::Used, 3.0e-1);
@@ -93,6 +93,23 @@ impl Codes for Two {
         header
     }
 
+    fn steps(header: &Header) -> Option<Steps> {
+        let scale = std::array::from_fn(|g| i16::from(header[g] & 15));
+        let min = std::array::from_fn(|g| i16::from(header[g] >> 4));
+        let (unit, min_unit) = (half_at(header, 16), half_at(header, 18));
+        Some(Steps { unit, min_unit, scale, min, scales: (0, 15), mins: (0, 15) })
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        let mut header = Header::default();
+        for (h, (s, m)) in header.iter_mut().zip(steps.scale.iter().zip(steps.min)) {
+            *h = *s as u8 | (m as u8) << 4;
+        }
+        put_half(&mut header, 16, steps.unit);
+        put_half(&mut header, 18, steps.min_unit);
+        Some(header)
+    }
+
     fn fit(weights: &[f32], importance: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {
         let header = match importance {
             Some(importance) => {
@@ -125,6 +142,34 @@ impl<const BITS: usize> FourFive<BITS> {
     };
 }
 
+/// The scales and minimums of Q4_K and Q5_K. Bytes 4..16 hold twelve times 8 bits: low 6 bits of scales 0-3 and minimums
+/// 0-3, then low nibbles of scales and minimums 4-7; the latter's upper two bits lie above the former.
+fn stored(header: &Header) -> ([i16; 16], [i16; 16]) {
+    let packed = &header[4..16];
+    let (mut scales, mut minimums) = ([0; 16], [0; 16]);
+    for g in 0..8 {
+        let (scale, minimum) = if g < 4 {
+            (packed[g] & 63, packed[g + 4] & 63)
+        } else {
+            (packed[g + 4] & 15 | packed[g - 4] >> 6 << 4, packed[g + 4] >> 4 | packed[g] >> 6 << 4)
+        };
+        (scales[g], minimums[g]) = (scale.into(), minimum.into());
+    }
+    (scales, minimums)
+}
+
+/// Writes them. Bits above the sixth spill, as they do in ggml.
+fn store(header: &mut Header, scales: &[u8; 8], minimums: &[u8; 8]) {
+    let packed = &mut header[4..16];
+    packed[..4].copy_from_slice(&scales[..4]);
+    packed[4..8].copy_from_slice(&minimums[..4]);
+    for g in 4..8 {
+        packed[g + 4] = scales[g] & 15 | (minimums[g] & 15) << 4;
+        packed[g - 4] |= scales[g] >> 4 << 6;
+        packed[g] |= minimums[g] >> 4 << 6;
+    }
+}
+
 impl<const BITS: usize> Codes for FourFive<BITS> {
     const THIS: &'static Self = &Self;
     const WEIGHTS: usize = 256;
@@ -145,22 +190,10 @@ impl<const BITS: usize> Codes for FourFive<BITS> {
         }
     };
 
-    /// Bytes 4..16 hold twelve times 8 bits: low 6 bits of scales 0-3 and minimums 0-3, then low nibbles of scales and
-    /// minimums 4-7; the latter's upper two bits lie above the former.
     fn read(header: Header) -> Grid {
         let (d, dmin) = (half_at(&header, 0), half_at(&header, 2));
-        let packed = &header[4..16];
-        let mut grid = Grid { scale: [0.0; 16], min: [0.0; 16], header };
-        for g in 0..8 {
-            let (scale, minimum) = if g < 4 {
-                (packed[g] & 63, packed[g + 4] & 63)
-            } else {
-                (packed[g + 4] & 15 | packed[g - 4] >> 6 << 4, packed[g + 4] >> 4 | packed[g] >> 6 << 4)
-            };
-            grid.scale[g] = d * scale as f32;
-            grid.min[g] = dmin * minimum as f32;
-        }
-        grid
+        let (scale, min) = stored(&header);
+        Grid { scale: scale.map(|s| d * s as f32), min: min.map(|m| dmin * m as f32), header }
     }
 
     fn header(scale: &[f32], minimum: &[f32], importance: Option<&[f32]>) -> Header {
@@ -177,15 +210,23 @@ impl<const BITS: usize> Codes for FourFive<BITS> {
         let mut header = Header::default();
         put_half(&mut header, 0, d);
         put_half(&mut header, 2, dmin);
-        let packed = &mut header[4..16];
-        packed[..4].copy_from_slice(&scales[..4]);
-        packed[4..8].copy_from_slice(&minimums[..4]);
-        for g in 4..8 {
-            packed[g + 4] = scales[g] & 15 | (minimums[g] & 15) << 4;
-            packed[g - 4] |= scales[g] >> 4 << 6;
-            packed[g] |= minimums[g] >> 4 << 6;
-        }
+        store(&mut header, &scales, &minimums);
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        let (scale, min) = stored(header);
+        let (unit, min_unit) = (half_at(header, 0), half_at(header, 2));
+        Some(Steps { unit, min_unit, scale, min, scales: (0, 63), mins: (0, 63) })
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        let mut header = Header::default();
+        put_half(&mut header, 0, steps.unit);
+        put_half(&mut header, 2, steps.min_unit);
+        let byte = |all: &[i16; 16]| std::array::from_fn(|g| all[g] as u8);
+        store(&mut header, &byte(&steps.scale), &byte(&steps.min));
+        Some(header)
     }
 
     fn fit(weights: &[f32], importance: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {

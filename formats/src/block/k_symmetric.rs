@@ -9,7 +9,7 @@
 
 use super::scalar::{Codes, Plane, choose_again, consecutive, format, half_at, put_half};
 use super::search::{ALL_ZERO, extreme, importance_weights, nearest, sum_of_squares, symmetric, symmetric_by_descent};
-use super::{BlockFormat, Grid, Header, Importance};
+use super::{BlockFormat, Grid, Header, Importance, Steps};
 
 /// 3 bits, 3.4375 in all.
 pub static Q3_K: BlockFormat = format::<Three>("Q3_K", 11, Importance::Used, 1.5e-1);
@@ -17,6 +17,24 @@ pub static Q3_K: BlockFormat = format::<Three>("Q3_K", 11, Importance::Used, 1.5
 pub static Q6_K: BlockFormat = format::<Six>("Q6_K", 14, Importance::Used, 1.8e-2);
 
 struct Three;
+
+/// Scales are stored plus 32: low nibbles of 0-7 and 8-15 share bytes 0..8, upper two bits lie in bytes 8..12.
+impl Three {
+    fn stored(header: &Header) -> [i16; 16] {
+        std::array::from_fn(|g| {
+            let low = header[g % 8] >> (4 * (g / 8)) & 15;
+            let high = header[8 + g % 4] >> (2 * (g / 4)) & 3;
+            i16::from(low | high << 4) - 32
+        })
+    }
+
+    fn store(header: &mut Header, scales: &[u8; 16]) {
+        for (g, s) in scales.iter().enumerate() {
+            header[g % 8] |= (s & 15) << (4 * (g / 8));
+            header[8 + g % 4] |= (s >> 4) << (2 * (g / 4));
+        }
+    }
+}
 
 impl Codes for Three {
     const THIS: &'static Self = &Self;
@@ -29,16 +47,9 @@ impl Codes for Three {
     const PLANES: &'static [Plane] =
         &[Plane { bits: 1, stride: 32, shift: 2, at: (0, 32) }, Plane { bits: 2, stride: 32, shift: 0, at: (32, 64) }];
 
-    /// Scales are stored plus 32: low nibbles of 0-7 and 8-15 share bytes 0..8, upper two bits lie in bytes 8..12.
     fn read(header: Header) -> Grid {
         let d = half_at(&header, 12);
-        let mut grid = Grid { scale: [0.0; 16], min: [0.0; 16], header };
-        for (g, scale) in grid.scale.iter_mut().enumerate() {
-            let low = header[g % 8] >> (4 * (g / 8)) & 15;
-            let high = header[8 + g % 4] >> (2 * (g / 4)) & 3;
-            *scale = d * ((low | high << 4) as i32 - 32) as f32;
-        }
-        grid
+        Grid { scale: Self::stored(&header).map(|s| d * s as f32), min: [0.0; 16], header }
     }
 
     fn header(scale: &[f32], _: &[f32], importance: Option<&[f32]>) -> Header {
@@ -59,12 +70,21 @@ impl Codes for Three {
             }
         };
         let mut header = Header::default();
-        for (g, s) in scales.iter().enumerate() {
-            header[g % 8] |= (s & 15) << (4 * (g / 8));
-            header[8 + g % 4] |= (s >> 4) << (2 * (g / 4));
-        }
+        Self::store(&mut header, &scales);
         put_half(&mut header, 12, d);
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        let (unit, scale) = (half_at(header, 12), Self::stored(header));
+        Some(Steps { unit, min_unit: 0.0, scale, min: [0; 16], scales: (-32, 31), mins: (0, 0) })
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        let mut header = Header::default();
+        put_half(&mut header, 12, steps.unit);
+        Self::store(&mut header, &steps.scale.map(|s| (s + 32) as u8));
+        Some(header)
     }
 
     fn fit(weights: &[f32], importance: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {
@@ -121,6 +141,18 @@ impl Codes for Six {
             put_half(&mut header, 16, 1.0 / inverse);
         }
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        let scale = std::array::from_fn(|g| i16::from(header[g] as i8));
+        Some(Steps { unit: half_at(header, 16), min_unit: 0.0, scale, min: [0; 16], scales: (-128, 127), mins: (0, 0) })
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        let mut header = Header::default();
+        header.iter_mut().zip(steps.scale).for_each(|(h, s)| *h = s as u8);
+        put_half(&mut header, 16, steps.unit);
+        Some(header)
     }
 
     fn fit(weights: &[f32], importance: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {

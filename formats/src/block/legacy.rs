@@ -7,9 +7,9 @@
 //!
 //! Codes `j` and `j + 16` share a byte; fifth bits lie in a 32-bit word of their own.
 
-use super::scalar::{Codes, Plane, consecutive, format, half_at, one_group, put_half};
+use super::scalar::{Codes, Plane, consecutive, format, half_at, one_group, one_step, put_half};
 use super::search::{Sweep, affine, extreme, importance_weights, largest_magnitude, symmetric, truncate};
-use super::{BlockFormat, Grid, Header, Importance};
+use super::{BlockFormat, Grid, Header, Importance, Steps};
 
 /// 4 bits, symmetric.
 pub static Q4_0: BlockFormat = format::<Symmetric<4>>("Q4_0", 2, Importance::Used, 8.6e-2);
@@ -52,6 +52,14 @@ impl<const BITS: u32> Codes for Symmetric<BITS> {
         let mut header = Header::default();
         put_half(&mut header, 0, scale[0]);
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        Some(one_step(half_at(header, 0), None))
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        Some(Self::header(&[steps.unit], &[], None))
     }
 
     fn fit(weights: &[f32], importance: Option<&[f32]>, mean_square: f32, codes: &mut [u8]) -> Grid {
@@ -98,6 +106,14 @@ impl<const BITS: u32> Codes for Affine<BITS> {
         put_half(&mut header, 0, scale[0]);
         put_half(&mut header, 2, -minimum[0]);
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        Some(one_step(half_at(header, 0), Some(-half_at(header, 2))))
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        Some(Self::header(&[steps.unit], &[steps.min_unit], None))
     }
 
     fn fit(weights: &[f32], importance: Option<&[f32]>, mean_square: f32, codes: &mut [u8]) -> Grid {
@@ -151,6 +167,14 @@ impl Codes for Eight {
         let mut header = Header::default();
         put_half(&mut header, 0, scale[0]);
         header
+    }
+
+    fn steps(header: &Header) -> Option<Steps> {
+        Some(one_step(half_at(header, 0), None))
+    }
+
+    fn put(steps: &Steps) -> Option<Header> {
+        Some(Self::header(&[steps.unit], &[], None))
     }
 
     fn fit(weights: &[f32], _: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {

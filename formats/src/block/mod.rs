@@ -137,6 +137,10 @@ pub trait ScalarCodes: Sync {
     fn code(&self, grid: &Grid, i: usize, weight: f32) -> u8;
     /// The weight that a code stands for at position `i`: bit for bit what [`BlockFormat::dequantize`] gives.
     fn value(&self, grid: &Grid, i: usize, code: u8) -> f32;
+    /// The whole numbers behind a grid; `None` where scales are no multiples of a number in the header.
+    fn steps(&self, grid: &Grid) -> Option<Steps>;
+    /// The grid of whole numbers that [`ScalarCodes::steps`] gave, changed within their ranges. `None` where that gives none.
+    fn stepped(&self, steps: &Steps) -> Option<Grid>;
     /// Writes one block.
     fn pack(&self, grid: &Grid, codes: &[u8], out: &mut [u8]);
     /// Reads one block.
@@ -152,6 +156,23 @@ pub struct Grid {
     pub min: [f32; 16],
     /// The block's header fields as they will be packed; private to each format.
     header: Header,
+}
+
+/// A grid in whole numbers: group `g` has scale `unit * scale[g]` and minimum `min_unit * min[g]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steps {
+    /// Of the scales; held in half precision.
+    pub unit: f32,
+    /// Of the minimums; held in half precision. 0 in formats without.
+    pub min_unit: f32,
+    /// Per group.
+    pub scale: [i16; 16],
+    /// Per group.
+    pub min: [i16; 16],
+    /// Lowest and highest of `scale`; the same where there is no choice.
+    pub scales: (i16, i16),
+    /// Lowest and highest of `min`.
+    pub mins: (i16, i16),
 }
 
 /// A block without its codes: half-precision numbers and small integers, in the order of their bytes.

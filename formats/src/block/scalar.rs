@@ -4,7 +4,7 @@
 //! the default quantizer and the methods that pick codes themselves run through the same header and the same packing.
 
 use super::search::nearest;
-use super::{BlockFormat, Grid, Header, Importance, ScalarCodes};
+use super::{BlockFormat, Grid, Header, Importance, ScalarCodes, Steps};
 use half::f16;
 
 /// Some bits of every code, gathered in a range of a block's bytes.
@@ -84,6 +84,16 @@ pub(super) trait Codes: Sync + Sized + 'static {
 
     /// The header for these scales and minimums, one per group; `importance` per group decides between roundings.
     fn header(scale: &[f32], minimum: &[f32], importance: Option<&[f32]>) -> Header;
+
+    /// What stands in a header, in whole numbers; see [`ScalarCodes::steps`].
+    fn steps(_: &Header) -> Option<Steps> {
+        None
+    }
+
+    /// The header of whole numbers that [`Codes::steps`] gave.
+    fn put(_: &Steps) -> Option<Header> {
+        None
+    }
 
     /// The default quantizer's grid and codes; see [`ScalarCodes::fit`].
     fn fit(weights: &[f32], importance: Option<&[f32]>, mean_square: f32, codes: &mut [u8]) -> Grid;
@@ -169,6 +179,14 @@ impl<T: Codes> ScalarCodes for T {
 
     fn value(&self, grid: &Grid, i: usize, code: u8) -> f32 {
         grid.scale[i / T::GROUP] * T::LEVELS[code as usize] - grid.min[i / T::GROUP]
+    }
+
+    fn steps(&self, grid: &Grid) -> Option<Steps> {
+        T::steps(&grid.header)
+    }
+
+    fn stepped(&self, steps: &Steps) -> Option<Grid> {
+        T::put(steps).map(T::read)
     }
 
     fn pack(&self, grid: &Grid, codes: &[u8], out: &mut [u8]) {
@@ -263,6 +281,14 @@ pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
 /// Writes a little-endian half, rounded to nearest even.
 pub(super) fn put_half(bytes: &mut [u8], at: usize, x: f32) {
     bytes[at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes());
+}
+
+/// What a header with nothing but half-precision numbers holds: one group, whose scale (and minimum) is the unit itself.
+pub(super) fn one_step(unit: f32, min_unit: Option<f32>) -> Steps {
+    let (mut scale, mut min) = ([0; 16], [0; 16]);
+    scale[0] = 1;
+    min[0] = i16::from(min_unit.is_some());
+    Steps { unit, min_unit: min_unit.unwrap_or(0.0), scale, min, scales: (1, 1), mins: (min[0], min[0]) }
 }
 
 /// A grid with one scale and one minimum.

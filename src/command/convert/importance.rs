@@ -1,11 +1,12 @@
 //! Options that say which importance matrix is used for what.
 
 use crate::backend::BackendArgs;
-use crate::calibrate::{self, Calibration, Request};
+use crate::calibrate::{self, Activations, Calibration, Request};
 use crate::convert::Importance;
 use crate::model::Model;
 use crate::ui::{self, Ui};
 use anyhow::Result;
+use clap::ValueEnum as _;
 use qconv_formats::imatrix::Imatrix;
 use std::path::PathBuf;
 
@@ -28,6 +29,10 @@ pub struct ImportanceArgs {
     #[arg(long, value_name = "N", requires = "calibration", help_heading = "Importance")]
     pub calibration_chunks: Option<usize>,
 
+    /// Whose activations methods see that go layer by layer [default: both]
+    #[arg(long, value_enum, value_name = "MODEL", requires = "calibration", help_heading = "Importance")]
+    pub calibration_from: Option<Activations>,
+
     /// Use the matrix only for tensors whose name contains NAME (repeatable)
     #[arg(long, value_name = "NAME", requires = "matrix", help_heading = "Importance")]
     include_weights: Vec<String>,
@@ -45,6 +50,9 @@ impl ImportanceArgs {
         args.extend(self.calibration.iter().map(|file| format!("--calibration={}", file.display())));
         args.extend(self.calibration_ctx.map(|n| format!("--calibration-ctx={n}")));
         args.extend(self.calibration_chunks.map(|n| format!("--calibration-chunks={n}")));
+        if let Some(from) = self.calibration_from.filter(|_| self.calibration.is_some()).and_then(|f| f.to_possible_value()) {
+            args.push(format!("--calibration-from={}", from.get_name()));
+        }
         args.extend(self.include_weights.iter().map(|name| format!("--include-weights={name}")));
         args.extend(self.exclude_weights.iter().map(|name| format!("--exclude-weights={name}")));
         args
@@ -59,7 +67,8 @@ impl ImportanceArgs {
     pub fn text(&self, model: &Model, computing: BackendArgs, ui: &Ui) -> Result<Option<Calibration>> {
         let Some(file) = &self.calibration else { return Ok(None) };
         let (ctx, chunks) = (self.calibration_ctx, self.calibration_chunks);
-        let request = Request { file, ctx, chunks, skip: 0, parse_special: false, computing };
+        let from = self.calibration_from.unwrap_or_default();
+        let request = Request { file, ctx, chunks, skip: 0, parse_special: false, from, computing };
         Calibration::read(model, &request, ui).map(Some)
     }
 

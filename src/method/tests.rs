@@ -1,0 +1,123 @@
+//! The methods against small references that were written straight from the papers: `fixtures/methods`.
+
+use super::descent::Rows;
+use super::{adaround, hqq};
+use crate::calibrate::Hessian;
+use qconv_formats::block::{BlockFormat, Grid, ScalarCodes};
+
+const ROWS: usize = 16;
+const COLS: usize = 128;
+const INPUTS: usize = 400;
+
+/// `reference.py`'s numbers.
+fn lcg(seed: u64, n: usize) -> Vec<f64> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f64 / f64::from(1 << 24) - 0.5
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn layer() -> (Vec<f32>, Hessian) {
+    let weights = lcg(1, ROWS * COLS).into_iter().map(|x| x as f32).collect();
+    let x = lcg(2, INPUTS * COLS);
+    let input = |i: usize| {
+        let (row, c) = (&x[i / COLS * COLS..][..COLS], i % COLS);
+        let mixed = row[c] + 0.8 * row[(c + COLS - 1) % COLS] + 0.4 * row[(c + COLS - 5) % COLS];
+        (mixed * (0.25 + (c * 37 % 64) as f64 / 16.0)) as f32
+    };
+    let mut hessian = Hessian::new(COLS);
+    hessian.add(&(0..INPUTS * COLS).map(input).collect::<Vec<_>>());
+    (weights, hessian)
+}
+
+struct Reference(serde_json::Value);
+
+impl Reference {
+    fn read() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/methods/reference.json");
+        Reference(serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.0[key].as_f64().unwrap()
+    }
+
+    fn list(&self, key: &str) -> Vec<f64> {
+        self.0[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    }
+
+    fn grids(&self, scalar: &dyn ScalarCodes) -> Vec<Grid> {
+        self.list("scales").iter().map(|s| scalar.grid(&[*s as f32], &[], None)).collect()
+    }
+}
+
+fn q4_0() -> (&'static BlockFormat, &'static dyn ScalarCodes) {
+    let format = BlockFormat::by_name("Q4_0").unwrap();
+    (format, format.scalar.unwrap())
+}
+
+#[test]
+fn gptq_picks_the_reference_s_codes() {
+    let (reference, (weights, hessian), (format, scalar)) = (Reference::read(), layer(), q4_0());
+    let problem = hessian.quadratic().unwrap();
+    let grids = reference.grids(scalar);
+    let mut rows = Rows::with(problem, format, scalar, &weights, grids, vec![0; weights.len()]);
+    rows.feed_back();
+    let want: Vec<u8> = reference.list("gptq").iter().map(|c| *c as u8).collect();
+    assert_eq!(rows.codes, want);
+    rows.evaluate();
+    let loss: f64 = rows.losses().sum();
+    assert!((loss / reference.number("loss_gptq") - 1.0).abs() < 1e-4, "{loss}");
+}
+
+#[test]
+fn descent_only_improves() {
+    let (reference, (weights, hessian), (format, scalar)) = (Reference::read(), layer(), q4_0());
+    let problem = hessian.quadratic().unwrap();
+    let mut rows = Rows::with(problem, format, scalar, &weights, reference.grids(scalar), vec![0; weights.len()]);
+    rows.feed_back();
+    rows.evaluate();
+    let mut before: Vec<f64> = rows.losses().collect();
+    for grids in [false, true, true] {
+        rows.improve(grids);
+        let after: Vec<f64> = rows.losses().collect();
+        assert!(after.iter().zip(&before).all(|(a, b)| *a <= b * (1.0 + 1e-4)), "{after:?} {before:?}");
+        before = after;
+        // What it believes is what is there.
+        let believed: f64 = rows.losses().sum();
+        rows.evaluate();
+        assert!((rows.losses().sum::<f64>() / believed - 1.0).abs() < 1e-3);
+    }
+    let loss: f64 = before.iter().sum();
+    assert!(loss < 0.9 * reference.number("loss_gptq"), "{loss}");
+}
+
+#[test]
+fn adaround_loses_no_more_than_the_reference() {
+    let (reference, (weights, hessian), (format, scalar)) = (Reference::read(), layer(), q4_0());
+    let problem = hessian.quadratic().unwrap();
+    let mut rows = Rows::with(problem, format, scalar, &weights, reference.grids(scalar), vec![0; weights.len()]);
+    adaround::learn(problem, &weights, &mut rows);
+    rows.evaluate();
+    let loss: f64 = rows.losses().sum();
+    let (learned, plain) = (reference.number("loss_adaround"), reference.number("loss_plain"));
+    assert!(loss <= 1.02 * learned && learned < plain, "{loss} {learned} {plain}");
+    rows.improve(false);
+    let loss: f64 = rows.losses().sum();
+    assert!(loss <= learned, "{loss} {learned}");
+}
+
+#[test]
+fn hqq_loses_no_more_than_the_reference() {
+    let (weights, _) = layer();
+    let format = BlockFormat::by_name("Q4_1").unwrap();
+    let mut packed = vec![0; ROWS * format.row_bytes(COLS).unwrap()];
+    hqq::rows(format, COLS, &weights, None, &mut packed);
+    let mut back = vec![0f32; weights.len()];
+    (format.dequantize.unwrap())(&packed, &mut back);
+    let norm: f64 = weights.iter().zip(&back).map(|(x, y)| f64::from((x - y).abs()).powf(0.75)).sum();
+    let reference = Reference::read().number("norm_hqq");
+    assert!(norm <= reference, "{norm} {reference}");
+}

@@ -1,0 +1,107 @@
+//! Methods that need a text, from the command line: better than rounding, repeatable, resumable, and loud.
+#![allow(clippy::unwrap_used)] // tests may panic
+
+mod common;
+
+use common::{arg, fails, fixture, listing, ok, qconv, run};
+use qconv::method::{self, Work};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Part of one text calibrates, part of it measures.
+fn texts(folder: &Path) -> (PathBuf, PathBuf) {
+    let all = std::fs::read_to_string(fixture("texts/stories.txt")).unwrap();
+    let (calibration, text) = (folder.join("calibration.txt"), folder.join("text.txt"));
+    let at = all[..8_000].rfind(". ").unwrap();
+    std::fs::write(&calibration, &all[..at]).unwrap();
+    std::fs::write(&text, &all[at..at + 6_000]).unwrap();
+    (calibration, text)
+}
+
+fn divergence(file: &Path, model: &Path, text: &Path) -> f64 {
+    let out =
+        ok(&["perplexity", arg(file), "--against", arg(model), "--file", arg(text), "-c", "128", "--json", "--exact"]);
+    serde_json::from_str::<serde_json::Value>(&out).unwrap()["kl_divergence"].as_f64().unwrap()
+}
+
+/// The methods that see whole matrices.
+fn second_order() -> impl Iterator<Item = &'static str> {
+    method::ALL.iter().filter(|m| matches!(m.work, Work::Matrix(_))).map(|m| m.name)
+}
+
+#[test]
+fn they_come_closer_to_the_original_than_rounding_and_give_the_same_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("models/stories260k");
+    let (calibration, text) = texts(dir.path());
+    let convert = |name: &str, args: &[&str]| {
+        let file = dir.path().join(name);
+        let common =
+            ["convert", arg(&model), "--calibration", arg(&calibration), "--calibration-ctx=128", "-o", arg(&file)];
+        ok(&[&common, args].concat());
+        file
+    };
+    let plain = divergence(&convert("plain.gguf", &["-t", "q4_0"]), &model, &text);
+    for method in second_order() {
+        let file = convert(&format!("{method}.gguf"), &["-t", "q4_0", "--method", method, "--threads", "1"]);
+        let ours = divergence(&file, &model, &text);
+        assert!(ours < 0.9 * plain, "{method}: {ours}, rounding {plain}");
+        ok(&["verify", arg(&file)]);
+        let again = dir.path().join("again.gguf");
+        ok(&["convert", arg(&model), "--recipe-from", arg(&file), "--threads", "3", "-f", "-o", arg(&again)]);
+        assert!(std::fs::read(&file).unwrap() == std::fs::read(&again).unwrap(), "{method}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_layer_by_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("models/stories260k");
+    let (calibration, _) = texts(dir.path());
+    let (whole, out) = (dir.path().join("whole.gguf"), dir.path().join("out.gguf"));
+    let common = ["convert", arg(&model), "--calibration", arg(&calibration), "--calibration-ctx=128"];
+    let args = [&common[..], &["-t", "q4_0", "--method", "gptq", "--resume", "--threads", "1", "-o"]].concat();
+    ok(&[&args[..], &[arg(&whole)]].concat());
+    let args = [&args[..], &[arg(&out)]].concat();
+    let journal = dir.path().join(".out.gguf.part.journal");
+    let mut child = qconv(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while std::fs::read_to_string(&journal).unwrap_or_default().lines().count() < 6 {
+        assert!(child.try_wait().unwrap().is_none(), "the conversion is too fast to be stopped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&ok(&[&args[..], &["--json"]].concat())).unwrap();
+    assert!(summary["resumed"].as_u64().unwrap() >= 5, "{summary}");
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&out).unwrap());
+    assert_eq!(listing(dir.path()), ["calibration.txt", "out.gguf", "text.txt", "whole.gguf"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("models/stories260k");
+    let (calibration, _) = texts(dir.path());
+    let short = dir.path().join("short.txt");
+    std::fs::write(&short, "Once upon a time.").unwrap();
+    let out = dir.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let base = ["convert", arg(&model), "-o", arg(&out), "-t"];
+    for method in second_order() {
+        for (kind, args, words) in [
+            ("q4_0", &[][..], &["--calibration", method][..]),
+            ("q4_0", &["--calibration", arg(&short)][..], &["too few", "longer text"]),
+            ("q4_0", &["--calibration", arg(&calibration), "--prune-layers", "1"], &["--prune-layers", method]),
+            ("q4_0", &["--imatrix", arg(&calibration)], &["--calibration", method]),
+        ] {
+            fails(&[&base[..], &[kind, "--method", method], args].concat(), 2, words);
+            assert!(listing(&out).is_empty(), "{args:?}");
+        }
+    }
+    // 30 inputs do not fill a Hessian of 64 columns.
+    let few = ["q4_0", "--method", "gptq", "--calibration-ctx=30", "--calibration-chunks=1", "--calibration"];
+    let said = run(&[&base[..], &few, &[arg(&calibration)]].concat());
+    assert!(said.status.success() && String::from_utf8_lossy(&said.stderr).contains("fewer inputs than columns"));
+    fails(&[&base[..], &["q4_0", "--method", "gptq+adaround"]].concat(), 2, &["both pick"]);
+}
