@@ -14,7 +14,8 @@
 //!   single loads;
 //! - single loads of points with AVX-512. What they cost is the indices, some six instructions for each point: with
 //!   indices and signs worked out in vectors, 57 cycles for 256 weights of IQ2_XXS, against 44 with permutations of digits
-//!   (where TQ2_0, whose codes lie ready, took 18; all on a busy machine). AVX2 has no such permutations and loads;
+//!   (where TQ2_0, whose codes lie ready, took 18; all on a busy machine). AVX2 has no such permutations and loads. For the
+//!   2048 points of IQ1 both ways were as slow, 62 and 66 cycles: the whole table is read for every block;
 //! - the byte permutations of AVX-512 VBMI: fewer instructions still, but a second compilation of every kernel for the
 //!   CPUs that have them, beside those of Cascade Lake that have not;
 //! - indices or signs through arrays on the stack, element by element: loads that are wider than the stores before them
