@@ -59,7 +59,8 @@ fn difference(got: &[f32], want: &[f32]) -> f32 {
 fn transform(model: &mut Model, methods: &Methods) -> anyhow::Result<()> {
     let formats = model.tensors().iter().map(|t| (t.name.clone(), &block::F32)).collect();
     let chunks = vec![tokens(model)];
-    let calibration = Calibration { file: "tokens".into(), ctx: 32, chunks, computing: Default::default(), from: Default::default() };
+    let calibration =
+        Calibration { file: "tokens".into(), ctx: 32, chunks, computing: Default::default(), from: Default::default() };
     let ui = Ui::new(true, false);
     let quantizer = methods.quantizer();
     methods.transform(
