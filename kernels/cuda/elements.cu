@@ -1,5 +1,5 @@
 // One thread for each float: activations, sums, factors, caps.
-#include "intrinsics.cuh"
+#include "round.cuh"
 
 static constexpr int THREADS = 256;
 
@@ -25,6 +25,26 @@ KERNEL(THREADS, gate,
        int function) {   // of `Function`
     const int64_t i = element();
     if (i < len) gate[i] = activation(function, gate[i]) * up[i];
+}
+
+// The same, four at a time, and rounded to 8 bits for the product that follows.  grid (len / 4 in blocks)
+KERNEL(THREADS, gate_codes,
+       float* gate,      // (len), a multiple of 32
+       const float* up,  // (len)
+       int8_t* codes,    // (len) of activations.cuh
+       Scale* scales,    // (len / 32)
+       int len,
+       int function) {
+    const int i = int(element());
+    const bool inside = 4 * i < len;
+    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (inside) {
+        const float4 g = reinterpret_cast<const float4*>(gate)[i], u = reinterpret_cast<const float4*>(up)[i];
+        v = make_float4(activation(function, g.x) * u.x, activation(function, g.y) * u.y, activation(function, g.z) * u.z,
+                        activation(function, g.w) * u.w);
+        reinterpret_cast<float4*>(gate)[i] = v;
+    }
+    round_four(v, inside, i, codes, scales);
 }
 
 // x = activation(x)

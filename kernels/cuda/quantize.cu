@@ -1,43 +1,18 @@
-// Activations rounded to 8 bits for products with quantized weights: activations.cuh says what comes out.
+// Activations rounded to 8 bits for products with quantized weights, where what made them has not done it (norm.cu, elements.cu).
 //
-//     one thread for four activations, eight threads for a group of 32
-//     the largest magnitude of the eight threads gives the scale
-//     round, pack four codes to a word, sum codes of four threads
+//     one thread for four activations, eight threads for a group of 32: round.cuh
 //
 // Bound: memory; reads 4 bytes and writes 1.25 for each activation.
-//
-// 1. Magnitudes are compared as integers: floats of one sign are in their order, and a NaN is larger than all. A group with an
-//    infinity or a NaN so gets a scale that makes every product with it NaN or infinite, instead of losing it.
-// 2. Groups whose largest magnitude is below 1e-36 count as zeros, as on the CPU: the inverse of their scale would be no number.
-#include "activations.cuh"
+#include "round.cuh"
 
-// x: (n, cols) with cols a multiple of 32, len = n * cols; codes: (n, cols); scales: (n, cols / 32).
-// Grid: a thread for each four of len.
-KERNEL(256, quantize, const float* __restrict__ x, int8_t* __restrict__ codes, Scale* __restrict__ scales, int len) {
+// grid (len / 4 in blocks), block (256)
+KERNEL(256, quantize,
+       const float* x,   // (n, cols), cols a multiple of 32
+       int8_t* codes,    // (n, cols)
+       Scale* scales,    // (n, cols / 32)
+       int len) {        // n * cols
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    const bool inside = 4 * i < len;   // the same for all eight threads of a group
-    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (inside) v = reinterpret_cast<const float4*>(x)[i];
-    int bits = max(max(__float_as_int(fabsf(v.x)), __float_as_int(fabsf(v.y))), max(__float_as_int(fabsf(v.z)), __float_as_int(fabsf(v.w))));
-#pragma unroll
-    for (int mask = 1; mask < 8; mask <<= 1) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, mask));
-    const float largest = __int_as_float(bits);
-    const bool tiny = largest < 1e-36f, finite = bits < 0x7f800000;
-    const float inverse = tiny || !finite ? 0.0f : 127.0f / largest;
-    if (!finite) v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);   // a NaN has no code
-    const int a = __float2int_rn(v.x * inverse), b = __float2int_rn(v.y * inverse);
-    const int c = __float2int_rn(v.z * inverse), d = __float2int_rn(v.w * inverse);
-    int sum = a + b + c + d;
-#pragma unroll
-    for (int mask = 1; mask < 4; mask <<= 1) sum += __shfl_xor_sync(ALL_LANES, sum, mask);
-    const int other = __shfl_xor_sync(ALL_LANES, sum, 4);
-    if (!inside) return;
-    reinterpret_cast<uint32_t*>(codes)[i] = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (uint32_t)(d & 255) << 24;
-    if (i % 8 == 0) {
-        Scale s;
-        s.d = tiny ? 0.0f : largest / 127.0f;
-        s.sum[0] = (int16_t)sum;
-        s.sum[1] = (int16_t)other;
-        scales[i / 8] = s;
-    }
+    const bool inside = 4 * i < len;
+    const float4 v = inside ? reinterpret_cast<const float4*>(x)[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    round_four(v, inside, i, codes, scales);
 }

@@ -211,6 +211,24 @@ pub trait Backend {
         cols: usize,
     ) -> Result<()>;
 
+    /// `x += y`, then `out = norm(x) * weight + bias`: a branch returns and the next begins. All `(rows, cols)`.
+    #[allow(clippy::too_many_arguments)] // as above
+    fn add_norm(
+        &self,
+        x: &mut Self::Buffer,
+        y: &Self::Buffer,
+        norm: Norm,
+        eps: f32,
+        weight: &Self::Weight,
+        bias: Option<&Self::Weight>,
+        out: &mut Self::Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        self.add(x, y, rows * cols)?;
+        self.norm(norm, eps, weight, bias, x, out, rows, cols)
+    }
+
     /// `out = x * w^T + bias` for several weights that share `x` (query-key-value, gate-up): `x`: `(n, cols)`,
     /// each `out`: `(n, w.rows)`.
     fn matmul(&self, x: &Self::Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()>;
@@ -237,6 +255,28 @@ pub trait Backend {
         start: usize,
         n: usize,
     ) -> Result<()>;
+
+    /// Rotates queries and keys, then appends keys and values to the cache: [`Backend::rope`] twice, and [`Backend::store`].
+    /// What `k` holds afterwards is left to the backend.
+    #[allow(clippy::too_many_arguments)] // as above
+    fn rope_store(
+        &self,
+        rope: &Rope,
+        heads: usize,
+        kv_heads: usize,
+        key_dim: usize,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &Self::Buffer,
+        cache: &mut Self::Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+    ) -> Result<()> {
+        self.rope(rope, q, n, heads, key_dim, start)?;
+        self.rope(rope, k, n, kv_heads, key_dim, start)?;
+        self.store(cache, layer, k, v, start, n)
+    }
 
     /// Causal attention of the queries at `start .. start + n` over the cache. `q`: `(n, heads * key_dim)`,
     /// `out`: `(n, heads * value_dim)`.

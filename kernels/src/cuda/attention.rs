@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::memory::{Buffer, Memory};
-use crate::{Attention, CacheShape, Error, Result};
+use crate::{Attention, CacheShape, Error, Result, Rope, RopeStyle};
 
 /// Bytes of a number in the cache: half precision.
 pub(super) const FLOAT_BYTES: usize = 2;
@@ -64,6 +64,50 @@ impl Cache {
             })?;
         }
         Ok(())
+    }
+
+    /// See [`crate::Backend::rope_store`]. Only for even widths.
+    #[allow(clippy::too_many_arguments)] // as in the trait
+    pub(super) fn rope_store(
+        &mut self,
+        device: &Device,
+        layer: usize,
+        rope: &Rope,
+        heads: usize,
+        q: &mut Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        start: usize,
+        n: usize,
+    ) -> Result<()> {
+        let CacheShape { layers, positions, kv_heads, key_width, value_width } = self.shape;
+        assert!(layer < layers && start + n <= positions, "positions outside the cache");
+        let (key_bytes, value_bytes) = self.layer_bytes();
+        let (key_dim, value_dim, pairs) = (key_width / kv_heads, value_width / kv_heads, rope.frequencies.len());
+        let twos = (heads * key_dim + key_width + value_width) / 2;
+        device.constant(&rope.frequencies, |frequencies| {
+            device.at_position(start, |position| {
+                let launch = device
+                    .launch("rope_store")
+                    .floats_mut(q, n * heads * key_dim)
+                    .floats(k, n * key_width)
+                    .floats(v, n * value_width)
+                    .bytes_mut(&mut self.keys, layer * key_bytes, key_bytes)
+                    .bytes_mut(&mut self.values, layer * value_bytes, value_bytes)
+                    .bytes(frequencies, 0, pairs * 4)
+                    .bytes(position, 0, 4)
+                    .float(rope.magnitude);
+                let launch = launch.int(heads).int(kv_heads).int(key_dim).int(value_dim).int(pairs);
+                let interleaved = usize::from(rope.style == RopeStyle::Interleaved);
+                launch.int(interleaved).int(positions).run((twos.div_ceil(256), n, 1), (256, 1, 1), 0)
+            })
+        })
+    }
+
+    /// Whether two neighbouring floats always belong to one head.
+    pub(super) fn is_even(&self) -> bool {
+        let CacheShape { kv_heads, key_width, value_width, .. } = self.shape;
+        (key_width / kv_heads).is_multiple_of(2) && (value_width / kv_heads).is_multiple_of(2)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{Error, KernelTime, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest compute capability that kernels are compiled for: Turing.
@@ -34,6 +34,7 @@ pub(super) struct Device {
     constants: Mutex<Vec<(Vec<f32>, Memory)>>,
     workspace: Workspace,
     multiprocessors: usize,
+    epoch: AtomicU64,
 }
 
 /// What a failed call of the driver means, in words.
@@ -115,6 +116,7 @@ impl Device {
             constants: Mutex::default(),
             workspace: Workspace::default(),
             multiprocessors,
+            epoch: AtomicU64::new(1),
         })
     }
 
@@ -123,14 +125,25 @@ impl Device {
         format!("cuda ({}, {}.{})", self.name, self.capability.0, self.capability.1)
     }
 
-    /// Compute capability: (8, 0) is the first with asynchronous copies and bfloat16.
-    pub fn capability(&self) -> (i32, i32) {
-        self.capability
-    }
-
     /// Multiprocessors: how many blocks it takes to fill the device.
     pub fn multiprocessors(&self) -> usize {
         self.multiprocessors
+    }
+
+    /// Changes when recording begins or ends, and when what was recorded is launched: what was seen of buffers before is not what
+    /// they hold after.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// See [`Device::epoch`].
+    pub fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether there is a kernel of this name.
+    pub fn has(&self, kernel: &str) -> bool {
+        self.kernel(kernel).is_ok()
     }
 
     /// Memory for what lives no longer than one operation.
@@ -218,6 +231,7 @@ impl Device {
     /// From now on launches are recorded, or no longer.
     pub fn set_recording(&self, recording: bool) {
         self.recording.store(recording, Ordering::Relaxed);
+        self.next_epoch();
     }
 
     /// Errors: launches are being recorded, and `what` cannot be.

@@ -18,28 +18,51 @@ fn number(activation: Activation) -> usize {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // as in the trait
-pub(super) fn norm(
-    device: &Device,
-    norm: Norm,
-    eps: f32,
-    weight: &Weight,
-    bias: Option<&Weight>,
-    x: &Buffer,
-    out: &mut Buffer,
-    rows: usize,
-    cols: usize,
-) -> Result<()> {
-    let kernel = match norm {
-        Norm::Rms => "norm_rms",
-        Norm::Layer => "norm_layer",
-    };
-    let launch = device.launch(kernel).floats(x, rows * cols).bytes(&weight.memory, 0, cols * 4);
-    let launch = match bias {
-        Some(bias) => launch.bytes(&bias.memory, 0, cols * 4),
-        None => launch.none(),
-    };
-    launch.floats_mut(out, rows * cols).int(cols).float(eps).run((rows, 1, 1), (THREADS, 1, 1), 0)
+/// See [`crate::Backend::norm`] and, with a branch, [`crate::Backend::add_norm`].
+pub(super) struct Normalize<'a> {
+    pub norm: Norm,
+    pub eps: f32,
+    pub weight: &'a Weight,
+    pub bias: Option<&'a Weight>,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// What is normalized.
+pub(super) enum Input<'a> {
+    Floats(&'a Buffer),
+    /// The first, after the second was added to it.
+    Sum(&'a mut Buffer, &'a Buffer),
+}
+
+impl Normalize<'_> {
+    pub fn run(&self, device: &Device, input: Input<'_>, out: &mut Buffer) -> Result<()> {
+        let (rows, cols) = (self.rows, self.cols);
+        let launch = device.launch(match self.norm {
+            Norm::Rms => "norm_rms",
+            Norm::Layer => "norm_layer",
+        });
+        let launch = match input {
+            Input::Floats(x) => launch.floats(x, rows * cols).none(),
+            Input::Sum(x, y) => launch.floats_mut(x, rows * cols).floats(y, rows * cols),
+        };
+        let launch = launch.bytes(&self.weight.memory, 0, cols * 4);
+        let launch = match self.bias {
+            Some(bias) => launch.bytes(&bias.memory, 0, cols * 4),
+            None => launch.none(),
+        };
+        let launch = launch.floats_mut(out, rows * cols);
+        let mut codes = out.codes();
+        let rounds = codes.are_wanted() && cols.is_multiple_of(32);
+        let launch = if rounds { codes.give(launch, rows * cols, out.len()) } else { launch.none().none() };
+        // A thread takes four floats at a time.
+        let threads = cols.div_ceil(4).next_multiple_of(32).min(1024);
+        launch.int(cols).float(self.eps).run((rows, 1, 1), (threads, 1, 1), 0)?;
+        if rounds {
+            codes.set_fresh(device, rows * cols);
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn rope(
@@ -70,7 +93,16 @@ pub(super) fn rope(
 }
 
 pub(super) fn gate(device: &Device, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {
-    device.launch("gate").floats_mut(gate, len).floats(up, len).int(len).int(number(activation)).run_over(len, THREADS)
+    let launch = device.launch(if gate.codes().are_wanted() && len.is_multiple_of(32) { "gate_codes" } else { "gate" });
+    let launch = launch.floats_mut(gate, len).floats(up, len);
+    let mut codes = gate.codes();
+    if codes.are_wanted() && len.is_multiple_of(32) {
+        let launch = codes.give(launch, len, gate.len()).int(len).int(number(activation));
+        launch.run_over(len / 4, THREADS)?;
+        codes.set_fresh(device, len);
+        return Ok(());
+    }
+    launch.int(len).int(number(activation)).run_over(len, THREADS)
 }
 
 pub(super) fn activate(device: &Device, activation: Activation, x: &mut Buffer, len: usize) -> Result<()> {

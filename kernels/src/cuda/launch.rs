@@ -87,6 +87,7 @@ impl<'a> Launch<'a> {
     /// `float*`: the kernel writes within the first `len` floats.
     pub fn floats_mut(self, buffer: &mut Buffer, len: usize) -> Self {
         assert!(buffer.len() >= len, "a buffer of {} floats is written to {len}", buffer.len());
+        buffer.changes();
         self.push(&[buffer.memory().pointer()], 8)
     }
 

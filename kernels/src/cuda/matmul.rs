@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | quantized | `matvec1_`, `matvec8_`: 8-bit activations | `matmul16_`, `matmul64_`: 8-bit activations, tensor cores |
 //! | F16, BF16 | the same names: f32 activations | `matmul16_`, `matmul128_`: activations of the same type, tensor cores |
-//! | F32, BF16 on Turing | the same | `matvec8_`, eight tokens at a time |
+//! | F32, BF16 where tensor cores lack it (Turing; PTX) | the same | `matvec8_`, eight tokens at a time |
 //!
 //! Weights of one format that share activations go in one launch.
 
@@ -34,7 +34,7 @@ const WIDE: usize = 33;
 enum Activations {
     /// As they are.
     Floats,
-    /// 8 bits: codes, then scales (8 bytes for 32).
+    /// 8 bits, with a scale for 32: beside the buffer.
     Codes,
     /// 16-bit floats in rows of whole 16 bytes, then a power of two for each token.
     Rounded,
@@ -56,7 +56,7 @@ impl Plan {
     fn of(device: &Device, w: &Weight, n: usize) -> Self {
         let name = w.format.name;
         let quantized = w.format.is_quantized();
-        let no_tensor_cores = name == "F32" || name == "BF16" && device.capability() < (8, 0);
+        let no_tensor_cores = name == "F32" || name == "BF16" && !device.has("matmul16_BF16");
         if n <= 8 || no_tensor_cores {
             let most = if n == 1 { 1 } else { 8 };
             // A thread takes 32 weights at a time, or 16 bytes of floats.
@@ -100,56 +100,51 @@ pub(super) fn matmul(device: &Device, x: &Buffer, n: usize, outs: &mut [Product<
     // Products of one format side by side; within a format they keep their order.
     let mut order: Vec<&mut Product<'_, Cuda>> = outs.iter_mut().collect();
     order.sort_by_key(|p| (p.weight.format.is_quantized(), p.weight.format.ggml_id));
-    let (room, _) = room(n, cols);
-    device.workspace().with(device, room, |workspace| {
-        let mut prepared = None;
-        for same in order.chunk_by_mut(|a, b| a.weight.format == b.weight.format) {
-            for parts in same.chunks_mut(PARTS) {
-                let plan = Plan::of(device, parts[0].weight, n);
-                let wanted = (
-                    plan.activations,
-                    if plan.activations == Activations::Rounded { parts[0].weight.format.name } else { "" },
-                );
-                if prepared != Some(wanted) {
-                    prepare(device, wanted, x, n, cols, workspace)?;
-                    prepared = Some(wanted);
-                }
-                launch(device, &plan, parts, x, n, cols, workspace)?;
-            }
-        }
-        Ok(())
-    })
+    for same in order.chunk_by_mut(|a, b| a.weight.format == b.weight.format) {
+        let plan = Plan::of(device, same[0].weight, n);
+        let room = if plan.activations == Activations::Rounded { room(n, cols).0 } else { 0 };
+        device.workspace().with(device, room, |workspace| {
+            prepare(device, plan.activations, same[0].weight.format.name, x, n, cols, workspace)?;
+            same.chunks_mut(PARTS).try_for_each(|parts| launch(device, &plan, parts, x, n, cols, workspace))
+        })?;
+    }
+    Ok(())
 }
 
-/// Bytes of prepared activations in either form, and where scales begin.
+/// Bytes of activations rounded to 16 bits, and where the tokens' powers of two begin.
 fn room(n: usize, cols: usize) -> (usize, usize) {
-    let numbers = n * 2 * cols.next_multiple_of(8);
-    let scales_at = numbers.next_multiple_of(256);
-    (scales_at + n * (8 * cols.div_ceil(GROUP)).max(4), scales_at)
+    let powers_at = (n * 2 * cols.next_multiple_of(8)).next_multiple_of(256);
+    (powers_at + n * 4, powers_at)
 }
 
-/// Rounds activations into the workspace.
+/// Rounds activations: to 8 bits beside their buffer, unless what made them has done it, or to 16 bits into the workspace.
 fn prepare(
     device: &Device,
-    (form, format): (Activations, &str),
+    form: Activations,
+    format: &str,
     x: &Buffer,
     n: usize,
     cols: usize,
     workspace: &mut Memory,
 ) -> Result<()> {
-    let (_, at) = room(n, cols);
     match form {
         Activations::Floats => Ok(()),
         Activations::Codes => {
-            let launch = device.launch("quantize").floats(x, n * cols);
-            let launch = launch.bytes_mut(workspace, 0, n * cols).bytes_mut(workspace, at, n * cols / GROUP * 8);
-            launch.int(n * cols).run_over(n * cols / 4, 256)
+            let (mut codes, len) = (x.codes(), n * cols);
+            if codes.are_fresh(device, len) {
+                return Ok(());
+            }
+            codes.make_room(device, x.len())?;
+            let launch = codes.give(device.launch("quantize").floats(x, len), len, x.len());
+            launch.int(len).run_over(len / 4, 256)?;
+            codes.set_fresh(device, len);
+            Ok(())
         }
         Activations::Rounded => {
+            let (_, at) = room(n, cols);
             let launch = device.launch(&format!("round_{format}")).floats(x, n * cols);
-            let launch =
-                launch.bytes_mut(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes_mut(workspace, at, n * 4);
-            launch.int(cols).run((n, 1, 1), (256, 1, 1), 0)
+            let launch = launch.bytes_mut(workspace, 0, n * 2 * cols.next_multiple_of(8));
+            launch.bytes_mut(workspace, at, n * 4).int(cols).run((n, 1, 1), (256, 1, 1), 0)
         }
     }
 }
@@ -181,7 +176,7 @@ fn launch(
     let (_, at) = room(n, cols);
     let launch = match plan.activations {
         Activations::Floats => launch.none().none().floats(x, n * cols),
-        Activations::Codes => launch.bytes(workspace, 0, n * cols).bytes(workspace, at, n * cols / GROUP * 8).none(),
+        Activations::Codes => x.codes().give(launch, n * cols, x.len()).none(),
         Activations::Rounded => {
             launch.bytes(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes(workspace, at, n * 4)
         }

@@ -1,9 +1,11 @@
 //! Memory of the device.
 
 use super::device::{Device, failed};
+use super::launch::Launch;
 use crate::{Error, Result};
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaSlice, DevicePtr, DriverError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of the device, aligned to at least 256.
 pub(super) struct Memory {
@@ -12,10 +14,21 @@ pub(super) struct Memory {
     len: usize,
 }
 
-/// f32 activations.
+/// f32 activations, and their 8-bit form where products with quantized weights have asked for it.
 pub struct Buffer {
     memory: Memory,
     len: usize,
+    codes: Mutex<Codes>,
+}
+
+/// Activations rounded to 8 bits (activations.cuh). Groups of 32 follow each other through the rows, so that what was rounded
+/// knows of no shape.
+#[derive(Default)]
+pub(super) struct Codes {
+    /// A byte for each of the buffer's floats, and from [`Codes::scales_at`] on 8 for each 32 of them. `None`: nobody has asked.
+    memory: Option<Memory>,
+    /// How many of the buffer's floats are rounded as they are now, and in which [`Device::epoch`] that was seen.
+    fresh: (u64, usize),
 }
 
 /// An allocation that failed.
@@ -92,7 +105,8 @@ impl Buffer {
             bytes: u64::MAX,
             backend: "CUDA".into(),
         })?;
-        Ok(Buffer { memory: Memory::zeroed(device, bytes, "a buffer of activations")?, len })
+        let memory = Memory::zeroed(device, bytes, "a buffer of activations")?;
+        Ok(Buffer { memory, len, codes: Mutex::default() })
     }
 
     /// Floats.
@@ -102,6 +116,17 @@ impl Buffer {
 
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// The 8-bit form.
+    pub(super) fn codes(&self) -> MutexGuard<'_, Codes> {
+        // A poisoned lock guards what is rounded anew unless it is known to be fresh.
+        self.codes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The floats are about to change.
+    pub(super) fn changes(&mut self) {
+        self.codes.get_mut().unwrap_or_else(PoisonError::into_inner).fresh = (0, 0);
     }
 
     pub(super) fn read(&self, device: &Device, out: &mut [f32]) -> Result<()> {
@@ -117,7 +142,47 @@ impl Buffer {
         if from.is_empty() {
             return Ok(());
         }
+        self.changes();
         self.memory.write(device, 0, floats_as_bytes(from))
+    }
+}
+
+impl Codes {
+    /// Makes room for the 8-bit form of a buffer of `len` floats, once.
+    pub fn make_room(&mut self, device: &Device, len: usize) -> Result<()> {
+        if self.memory.is_none() {
+            let bytes = Self::scales_at(len) + len.div_ceil(32) * 8;
+            self.memory = Some(Memory::zeroed(device, bytes, "activations rounded to 8 bits")?);
+        }
+        Ok(())
+    }
+
+    /// Where scales begin: behind the codes of all `len` floats of the buffer.
+    fn scales_at(len: usize) -> usize {
+        len.next_multiple_of(256)
+    }
+
+    /// Whether the first `len` floats are rounded as they are now.
+    pub fn are_fresh(&self, device: &Device, len: usize) -> bool {
+        self.fresh.0 == device.epoch() && self.fresh.1 >= len
+    }
+
+    /// The first `len` floats are rounded as they are now.
+    pub fn set_fresh(&mut self, device: &Device, len: usize) {
+        self.fresh = (device.epoch(), len);
+    }
+
+    /// Whether there is room: somebody multiplies these activations with quantized weights.
+    pub fn are_wanted(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    /// Adds codes and scales of the first `len` floats of a buffer of `all` to a launch; null pointers where there is no room.
+    pub fn give<'a>(&self, launch: Launch<'a>, len: usize, all: usize) -> Launch<'a> {
+        match &self.memory {
+            Some(memory) => launch.bytes(memory, 0, len).bytes(memory, Self::scales_at(all), len / 32 * 8),
+            None => launch.none().none(),
+        }
     }
 }
 

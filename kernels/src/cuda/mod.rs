@@ -28,6 +28,7 @@ pub use weight::Weight;
 
 use crate::{Activation, Attention, Backend, CacheShape, KernelTime, Norm, Product, Result, Rope};
 use device::Device;
+use elements::{Input, Normalize};
 use qconv_formats::QTensor;
 
 pub use attention::Cache;
@@ -126,7 +127,24 @@ impl Backend for Cuda {
         rows: usize,
         cols: usize,
     ) -> Result<()> {
-        elements::norm(&self.device, norm, eps, weight, bias, x, out, rows, cols)
+        let normalize = Normalize { norm, eps, weight, bias, rows, cols };
+        normalize.run(&self.device, Input::Floats(x), out)
+    }
+
+    fn add_norm(
+        &self,
+        x: &mut Buffer,
+        y: &Buffer,
+        norm: Norm,
+        eps: f32,
+        weight: &Weight,
+        bias: Option<&Weight>,
+        out: &mut Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        let normalize = Normalize { norm, eps, weight, bias, rows, cols };
+        normalize.run(&self.device, Input::Sum(x, y), out)
     }
 
     fn matmul(&self, x: &Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
@@ -139,6 +157,28 @@ impl Backend for Cuda {
 
     fn store(&self, cache: &mut Cache, layer: usize, k: &Buffer, v: &Buffer, start: usize, n: usize) -> Result<()> {
         cache.store(&self.device, layer, k, v, start, n)
+    }
+
+    fn rope_store(
+        &self,
+        rope: &Rope,
+        heads: usize,
+        kv_heads: usize,
+        key_dim: usize,
+        q: &mut Buffer,
+        k: &mut Buffer,
+        v: &Buffer,
+        cache: &mut Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+    ) -> Result<()> {
+        if cache.is_even() {
+            return cache.rope_store(&self.device, layer, rope, heads, q, k, v, start, n);
+        }
+        self.rope(rope, q, n, heads, key_dim, start)?;
+        self.rope(rope, k, n, kv_heads, key_dim, start)?;
+        self.store(cache, layer, k, v, start, n)
     }
 
     fn attention(

@@ -56,7 +56,10 @@ pub(super) fn repeat(
         device.at_position(start, |_| Ok(()))?;
         now = (start + 1).next_power_of_two().max(FIRST);
     }
-    let launch = |graph: &CudaGraph| graph.launch().map_err(|e| failed("replaying a token", e));
+    let launch = |graph: &CudaGraph| {
+        device.next_epoch(); // it changes buffers that no launch of ours names
+        graph.launch().map_err(|e| failed("replaying a token", e))
+    };
     if let State::Recorded { graph, positions } = state
         && *positions == now
     {

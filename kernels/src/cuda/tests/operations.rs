@@ -44,6 +44,83 @@ fn norms() {
     }
 }
 
+/// A branch is added before, and the product behind takes what the norm rounded: twice, since it does so only once a product
+/// has asked for it.
+#[test]
+fn norms_between_products() {
+    let mut random = Random::new(9);
+    let format = block::BlockFormat::by_name("Q8_0").unwrap();
+    for (n, cols) in [(1, 32), (3, 1056), (2, 4128)] {
+        let mut bytes = vec![0; 5 * format.row_bytes(cols).unwrap()];
+        let row_bytes = bytes.len() / 5;
+        bytes.chunks_mut(row_bytes).for_each(|row| format.quantize.unwrap()(&random.floats(cols), None, row));
+        let tensor = QTensor::new(format, Shape::new(&[5, cols]).unwrap(), bytes).unwrap();
+        let (x, y, w, b) = (random.floats(n * cols), random.floats(n * cols), random.floats(cols), random.floats(cols));
+        for norm in [Norm::Rms, Norm::Layer] {
+            fn run<B: Backend>(backend: &B, tensor: &QTensor, [x, y, w, b]: [&[f32]; 4], norm: Norm) -> Vec<f32> {
+                let (cols, n) = (w.len(), x.len() / w.len());
+                let product = backend.weight(tensor.clone()).unwrap();
+                let (w, b) = (vector(backend, w), vector(backend, b));
+                let (mut x, y) = (filled(backend, x, 0), filled(backend, y, 0));
+                let mut out = filled(backend, &vec![7.0; n * cols], 3);
+                let mut all = Vec::new();
+                for _ in 0..3 {
+                    backend.add_norm(&mut x, &y, norm, 1e-5, &w, Some(&b), &mut out, n, cols).unwrap();
+                    let mut result = backend.buffer(n * 5).unwrap();
+                    backend.matmul(&out, n, &mut [Product { weight: &product, bias: None, out: &mut result }]).unwrap();
+                    all.extend(contents(backend, &result, n * 5));
+                    backend.gate(Activation::Silu, &mut out, &x, n * cols).unwrap();
+                    backend.matmul(&out, n, &mut [Product { weight: &product, bias: None, out: &mut result }]).unwrap();
+                    all.extend(contents(backend, &result, n * 5));
+                    // What was rounded is not what is there any more.
+                    backend.scale(&mut out, -3.0, n * cols).unwrap();
+                    backend.matmul(&out, n, &mut [Product { weight: &product, bias: None, out: &mut result }]).unwrap();
+                    all.extend(contents(backend, &result, n * 5));
+                }
+                all.extend(contents(backend, &x, n * cols));
+                all.extend(contents(backend, &out, n * cols + 3));
+                all
+            }
+            let Some(device) = super::cuda() else { return };
+            let eight = Cpu::new(cpu::Options { threads: Some(1), ..cpu::Options::default() }).unwrap();
+            let parts = [&x[..], &y, &w, &b];
+            let (got, want) = (run(&device, &tensor, parts, norm), run(&eight, &tensor, parts, norm));
+            // A float that lies between two codes may fall to either side: a code's worth of one weight.
+            agree(&got, &want, 1e-3, &format!("{norm:?} ({n}, {cols})"));
+        }
+    }
+}
+
+#[test]
+fn rope_into_the_cache() {
+    let mut random = Random::new(10);
+    for style in [RopeStyle::Interleaved, RopeStyle::Neox] {
+        for (n, heads, kv_heads, key_dim, value_dim, pairs, start) in
+            [(1, 3, 1, 8, 8, 4, 5), (4, 4, 2, 10, 6, 3, 0), (2, 2, 2, 5, 4, 2, 3)]
+        {
+            let frequencies = (0..pairs).map(|i| 10000f32.powf(-(i as f32) / pairs as f32)).collect();
+            let rope = Rope { style, frequencies, magnitude: 1.25 };
+            let shape = Attention { heads, kv_heads, key_dim, value_dim, scale: 0.5, window: None, soft_cap: None };
+            let (q, k) = (random.floats(n * heads * key_dim), random.floats(n * kv_heads * key_dim));
+            let v = random.floats(n * kv_heads * value_dim);
+            both!(1e-4, &format!("{style:?} {n} {shape:?} {start}"), |backend| {
+                let (key_width, value_width) = (kv_heads * key_dim, kv_heads * value_dim);
+                let cache = CacheShape { layers: 2, positions: start + n + 2, kv_heads, key_width, value_width };
+                let mut cache = backend.cache(cache).unwrap();
+                let before = |width: usize| filled(backend, &vec![0.5; start * width], 1);
+                backend.store(&mut cache, 1, &before(key_width), &before(value_width), 0, start).unwrap();
+                let (mut q, mut k, v) = (filled(backend, &q, 0), filled(backend, &k, 0), filled(backend, &v, 0));
+                backend
+                    .rope_store(&rope, heads, kv_heads, key_dim, &mut q, &mut k, &v, &mut cache, 1, start, n)
+                    .unwrap();
+                let mut out = backend.buffer(n * heads * value_dim).unwrap();
+                backend.attention(&shape, &q, &cache, 1, start, n, &mut out).unwrap();
+                [contents(backend, &q, n * heads * key_dim), contents(backend, &out, n * heads * value_dim)].concat()
+            });
+        }
+    }
+}
+
 #[test]
 fn rope() {
     let mut random = Random::new(2);
