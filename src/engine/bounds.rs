@@ -12,7 +12,7 @@ const BYTES: usize = 4 << 20;
 const TIME: Duration = Duration::from_millis(60);
 
 /// GB/s at which the products of one token read weights that lie in a cache: of the format that most bytes of the layers
-/// are in, so many rows of its largest matrix as [`BYTES`] hold. Below the bandwidth of memory, arithmetic is what bounds
+/// are in, so many rows of its largest matrix as 4 MiB hold. Below the bandwidth of memory, arithmetic is what bounds
 /// generation. `None` for a model without matrices in its layers.
 pub fn cached_rate<B: Backend>(backend: &B, model: &Model) -> anyhow::Result<Option<(&'static str, f64)>> {
     let matrices = || model.tensors().iter().filter(|t| t.name.starts_with("blk.") && t.shape.dims().len() >= 2);
