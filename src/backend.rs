@@ -63,6 +63,25 @@ pub struct BackendArgs {
     /// BF16 weights where the CPU multiplies such; slower
     #[arg(long, help_heading = "Computing")]
     pub exact: bool,
+
+    /// How activations are rounded before they are multiplied; --exact is the same as exact
+    #[arg(long, value_enum, value_name = "HOW", conflicts_with = "exact", help_heading = "Computing")]
+    pub activations: Option<Rounding>,
+}
+
+/// `--activations`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rounding {
+    /// To 8 bits, one scale for 32 neighbours, with quantized weights (the default)
+    Int8Block,
+    /// To 8 bits, one scale for a token, with all weights: simulated, to see what it costs
+    Int8Token,
+    /// To 8 bits, one scale for all tokens of a batch, with all weights: simulated
+    Int8Tensor,
+    /// As int8-token, and columns with outliers of 6 and above stay as they are, as in LLM.int8: simulated
+    LlmInt8,
+    /// Not at all
+    Exact,
 }
 
 impl BackendArgs {
@@ -83,12 +102,15 @@ impl BackendArgs {
         if self.exact {
             args.push("--exact".to_owned());
         }
+        if let Some(how) = self.activations {
+            args.extend(["--activations".to_owned(), name(how.to_possible_value())]);
+        }
         args
     }
 
     /// With an f32 cache (unless asked otherwise) and f32 activations: for parity checks.
     pub fn precise(self) -> Self {
-        BackendArgs { kv: self.kv.or(Some(CacheFormat::F32)), exact: true, ..self }
+        BackendArgs { kv: self.kv.or(Some(CacheFormat::F32)), exact: true, activations: None, ..self }
     }
 }
 
@@ -133,7 +155,14 @@ pub fn with<T: Task>(args: BackendArgs, weight_bytes: u64, ui: &Ui, task: T) -> 
     }
     let options = cpu::Options {
         threads,
-        activations: if args.exact { Activations::Exact } else { Activations::Int8 },
+        activations: match args.activations {
+            _ if args.exact => Activations::Exact,
+            Some(Rounding::Exact) => Activations::Exact,
+            Some(Rounding::Int8Token) => Activations::Int8Token,
+            Some(Rounding::Int8Tensor) => Activations::Int8Tensor,
+            Some(Rounding::LlmInt8) => Activations::LlmInt8,
+            Some(Rounding::Int8Block) | None => Activations::Int8,
+        },
         kv: match args.kv {
             Some(CacheFormat::F32) => Kv::F32,
             Some(CacheFormat::Q8) => Kv::Q8,
@@ -157,6 +186,8 @@ fn only_on_the_cpu(args: &BackendArgs) -> Option<String> {
         "--kv q8_0"
     } else if args.exact {
         "--exact"
+    } else if args.activations.is_some() {
+        "--activations"
     } else if args.weights.is_some() {
         "--weights"
     } else {

@@ -146,3 +146,38 @@ fn a_rotated_file_tells_its_seed_and_is_repeated_byte_for_byte() {
     assert!(of(&first).contains(&"output.weight".to_owned()));
     assert!(std::fs::read(&first).unwrap() != std::fs::read(&other).unwrap());
 }
+
+/// Every transform, with every kind of importance that goes with it: quantizing the transformed source gives the file.
+#[test]
+fn transformed_files_are_proved_against_the_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, text) = (common::fixture("models/stories260k"), common::fixture("texts/stories.txt"));
+    for (method, format) in
+        [("quarot", "q4_0"), ("awq", "q4_0"), ("smoothquant:alpha=0.7", "q8_0"), ("quarot+awq", "q5_1")]
+    {
+        let file = folder.path().join("file.gguf");
+        let source = common::arg(&model);
+        let mut args = vec!["convert", source, "-t", format, "--method", method, "-f"];
+        if method != "quarot" {
+            args.extend(["--calibration", common::arg(&text), "--calibration-ctx", "64", "--calibration-chunks", "8"]);
+        }
+        common::ok(&[&args[..], &["-o", common::arg(&file)]].concat());
+        let said = common::ok(&["verify", common::arg(&file), "--against", source]);
+        assert!(said.contains("all byte for byte"), "{method}: {said}");
+        // Without the change the weights are others, which nobody takes for rounding.
+        let plain = folder.path().join("plain.gguf");
+        common::ok(&[&args[..], &["--plain", "-o", common::arg(&plain)]].concat());
+        common::fails(&["verify", common::arg(&plain), "--against", source], 1, &["problem"]);
+    }
+}
+
+#[test]
+fn methods_that_see_a_text_ask_for_it() {
+    let model = common::fixture("models/stories260k");
+    for method in ["awq", "smoothquant", "quarot+awq"] {
+        let args = ["convert", common::arg(&model), "-t", "q4_0", "--method", method, "-o", "/nonexistent/x.gguf"];
+        common::fails(&args, 2, &["--calibration TEXT"]);
+    }
+    let args = ["convert", common::arg(&model), "-t", "q4_0", "--method", "nf4", "-o", "/nonexistent/x.gguf"];
+    common::fails(&args, 2, &["hold no NF4"]);
+}

@@ -10,6 +10,7 @@ mod target;
 
 pub use choices::{Choices, parse_format, parse_mix};
 pub use importance::ImportanceArgs;
+pub use recipe::transform;
 
 use super::Run;
 use super::splitting::{Splitting, parse_part};

@@ -30,7 +30,9 @@ first part of a split model stands for all of them.
 With --against: hyper-parameters and vocabulary have to agree, and every tensor is quantized again. Tensors with the same
 bytes are proved exact; for files made with importance, if --imatrix names the same matrix. Others (GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
 in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen.
-Weights that were changed on purpose before quantization (AWQ, SmoothQuant, rotations) are not the source's, and wrong.
+Where qconv's recipe says that weights were transformed before quantization (awq, smoothquant, quarot), the source is transformed
+again first. awq and smoothquant run their text again (--calibration says where it is now); on a processor with other instructions
+its activations may differ in the last digits, and then bytes do. Transforms by other tools are not known, and count as wrong.
 
 Exit code: 0, or 1 if anything is wrong.
 JSON: file, ok, problems and notes (arrays of place, problem), tensor_count, bytes,
@@ -64,12 +66,15 @@ pub struct Verify {
 impl Run for Verify {
     fn run(self, ui: &Ui) -> Result<()> {
         ui::use_threads(self.threads)?;
-        let source = self.against.as_ref().map(|path| Model::open(path, &mut Vec::new())).transpose()?;
-        let importance = match &source {
-            Some(source) => {
-                let text = self.importance.text(source, BackendArgs::default(), ui)?;
-                self.importance.open(source, text.as_ref(), ui)?
-            }
+        let mut source = self.against.as_ref().map(|path| Model::open(path, &mut Vec::new())).transpose()?;
+        let importance = match &mut source {
+            Some(source) => match super::convert::transform(&self.file, source, &self.importance, ui)? {
+                Some(importance) => importance,
+                None => {
+                    let text = self.importance.text(source, BackendArgs::default(), ui)?;
+                    self.importance.open(source, text.as_ref(), ui)?
+                }
+            },
             None if self.importance.data().is_some() => {
                 return Err(caller("--imatrix and --calibration go with --against, which quantizes again"));
             }

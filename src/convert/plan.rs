@@ -177,7 +177,22 @@ fn choose<'a>(
     edits.settings.iter().for_each(|s| metadata.set(s.key.as_str(), s.value.clone()));
     let facts = ModelFacts::from_metadata(&metadata)?;
     edits.prune.check(facts.layers)?;
-    let choices = recipe::choose(mix, &facts, &descriptions, options)?;
+    let mut choices = recipe::choose(mix, &facts, &descriptions, options)?;
+    if model.is_untied() {
+        // What served as output too keeps the type that it had for that: its error was worth those bits before.
+        let place = |list: &[TensorDesc]| list.iter().position(|t| t.name == "token_embd.weight");
+        let tied: Vec<TensorDesc> = order
+            .iter()
+            .filter(|(t, _)| t.name != "output.weight")
+            .map(|(t, name)| TensorDesc { name, shape: &t.shape, format: t.format })
+            .collect();
+        let tied_choices = recipe::choose(mix, &facts, &tied, options)?;
+        if let (Some(here), Some(there)) = (place(&descriptions), place(&tied))
+            && let Some(choice) = tied_choices.into_iter().nth(there)
+        {
+            choices[here] = choice;
+        }
+    }
     Ok(order.into_iter().zip(choices).map(|((tensor, name), choice)| (tensor, name, choice)).collect())
 }
 

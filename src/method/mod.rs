@@ -9,6 +9,8 @@ mod awq;
 mod descent;
 mod gptq;
 mod hqq;
+mod int8;
+mod nf4;
 mod pipeline;
 mod quadratic;
 mod quarot;
@@ -28,8 +30,17 @@ use qconv_formats::block::BlockFormat;
 use std::collections::BTreeMap;
 
 /// Every method; the first is the default.
-pub static ALL: &[&Method] =
-    &[&rtn::RTN, &hqq::HQQ, &gptq::GPTQ, &adaround::ADAROUND, &awq::AWQ, &smoothquant::SMOOTHQUANT, &quarot::QUAROT];
+pub static ALL: &[&Method] = &[
+    &rtn::RTN,
+    &hqq::HQQ,
+    &gptq::GPTQ,
+    &adaround::ADAROUND,
+    &awq::AWQ,
+    &smoothquant::SMOOTHQUANT,
+    &quarot::QUAROT,
+    &nf4::NF4,
+    &int8::INT8,
+];
 
 /// A method.
 pub struct Method {
@@ -176,3 +187,20 @@ impl PartialEq for Method {
 }
 
 impl Eq for Method {}
+
+/// Rounds weights to another library's grid and then stores them as the format can; F32 is only copied.
+fn simulated(
+    round: fn(&mut [f32]),
+    format: &'static BlockFormat,
+    cols: usize,
+    weights: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    if *format == qconv_formats::block::F32 {
+        return rtn::rows(format, cols, weights, importance, out);
+    }
+    let mut rounded = weights.to_vec();
+    rounded.chunks_exact_mut(cols).for_each(round);
+    rtn::rows(format, cols, &rounded, importance, out);
+}

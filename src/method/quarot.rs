@@ -7,7 +7,7 @@
 //! rotations, before `down` and of queries and keys, would have to be computed while the model runs; no GGUF reader does.
 //!
 //! The result is an ordinary model of its family, with an output matrix of its own: tied embeddings are untied, since the norm in
-//! front of the output moves into one of the two only.
+//! front of the output moves into one of the two only. The embeddings keep the type that they had as output.
 
 use super::{Method, Needs, Setting, Tools, Transform, Work};
 use crate::arch::Channels;
@@ -53,7 +53,7 @@ fn rotate(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
     if model.untie() {
         tools
             .ui
-            .note("quarot: the output shares the embeddings' weights; it gets its own, which the file is larger by");
+            .note("quarot: the output shares the embeddings' weights; it gets its own, by which the file is larger");
     }
     let sites = model.sites()?;
     for site in sites.iter().filter(|s| s.channels == Channels::Stream) {

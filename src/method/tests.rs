@@ -4,6 +4,7 @@ use super::descent::Rows;
 use super::{adaround, hqq};
 use crate::calibrate::Hessian;
 use qconv_formats::block::{BlockFormat, Grid, ScalarCodes};
+use safetensors::SafeTensors;
 
 const ROWS: usize = 16;
 const COLS: usize = 128;
@@ -120,4 +121,14 @@ fn hqq_loses_no_more_than_the_reference() {
     let norm: f64 = weights.iter().zip(&back).map(|(x, y)| f64::from((x - y).abs()).powf(0.75)).sum();
     let reference = Reference::read().number("norm_hqq");
     assert!(norm <= reference, "{norm} {reference}");
+}
+
+/// What a library made of its own codes: `fixtures/packed`.
+pub fn decoded_by_library(folder: &str) -> (Vec<f32>, usize) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/packed");
+    let bytes = std::fs::read(root.join(folder).join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let expected = tensors.tensor("expected").unwrap();
+    let floats = expected.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    (floats, expected.shape()[1])
 }

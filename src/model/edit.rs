@@ -178,6 +178,15 @@ impl Model {
         true
     }
 
+    /// The output matrix got weights of its own by [`Model::untie`].
+    pub fn is_untied(&self) -> bool {
+        let source = |name: &str| self.tensor(name).map(|t| &t.source);
+        match (source("output.weight"), source("token_embd.weight")) {
+            (Some(output), Some(table)) => Arc::ptr_eq(output, table),
+            _ => false,
+        }
+    }
+
     /// Rows with all edits, from row `first` on.
     pub(super) fn edited_rows(&self, tensor: &ModelTensor, first: usize, out: &mut [f32]) -> Result<()> {
         let mut scratch = Vec::new();

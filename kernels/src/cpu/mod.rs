@@ -18,6 +18,7 @@ mod pool;
 mod products;
 pub mod quantize;
 mod rope;
+mod rounding;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use qconv_formats::{QTensor, SharedBytes};
 use simd::dispatch;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// Elements below which a loop is not worth waking other threads for.
 const SMALL: usize = 16 * 1024;
@@ -86,6 +87,13 @@ pub enum Activations {
     Int8,
     /// f32 throughout.
     Exact,
+    /// For all weights simulated in f32: rounded to 8 bits with one scale for each token.
+    Int8Token,
+    /// The same with one scale for all tokens that are computed together.
+    Int8Tensor,
+    /// The same with one scale for each token, and columns in which any activation reaches 6 left as they are (LLM.int8,
+    /// Dettmers et al. 2022).
+    LlmInt8,
 }
 
 /// Precision of the key-value cache.
@@ -110,6 +118,8 @@ pub struct Cpu {
     /// Activations of the product being computed, rounded; kept so that memory is asked for once.
     panel: Mutex<products::Panel>,
     placing: Placing,
+    /// The same, where rounding is only simulated.
+    rounded: Mutex<Vec<f32>>,
 }
 
 /// f32 activations.
@@ -138,10 +148,10 @@ impl Cpu {
         }
         let pool = Pool::new(threads)
             .map_err(|e| Error::Unavailable(format!("the system did not start {threads} threads: {e}")))?;
-        let panel = Mutex::new(products::Panel::new()?);
+        let (panel, rounded) = (Mutex::new(products::Panel::new()?), Mutex::default());
         let (angles, workspace, placing) =
             (rope::Angles::default(), Workspace::default(), Placing::new(options.weights));
-        let mut cpu = Cpu { options, isa, pool, angles, workspace, panel, placing };
+        let mut cpu = Cpu { options, isa, pool, angles, workspace, panel, rounded, placing };
         if options.weights == Weights::Auto {
             cpu.placing.measured(cpu.bandwidth()?);
         }
@@ -292,6 +302,10 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self, x: &Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
+        let Some(cols) = outs.first().map(|p| p.weight.cols()) else { return Ok(()) };
+        let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let simulated = rounding::round(self.options.activations, x, n, cols, &mut rounded);
+        let x: &[f32] = if simulated { &rounded } else { x };
         for outs in outs.chunk_by_mut(|a, b| float::takes(a.weight) == float::takes(b.weight)) {
             if float::takes(outs[0].weight) {
                 float::matmul(self, x, n, outs)?;

@@ -1,9 +1,12 @@
 //! Conversions that are repeated.
 
 use super::{Choices, ImportanceArgs};
+use crate::backend::BackendArgs;
 use crate::command::splitting::Splitting;
-use crate::convert::Setting;
+use crate::convert::{self, Importance, Setting};
 use crate::error::{caller, malformed};
+use crate::method::Needs;
+use crate::model::Model;
 use crate::provenance::{self, Record};
 use crate::ui::Ui;
 use anyhow::Result;
@@ -77,6 +80,40 @@ pub fn read(file: &Path, importance: &ImportanceArgs, ui: &Ui) -> Result<(Again,
         again.choices.also_set.extend(renamed);
     }
     Ok((again, record))
+}
+
+/// Makes of a source what the transforms of a file's recipe made of it. `None` if there were none, or the file has no recipe;
+/// else what importance its weights were then quantized with, if any.
+pub fn transform(
+    file: &Path,
+    source: &mut Model,
+    importance: &ImportanceArgs,
+    ui: &Ui,
+) -> Result<Option<Option<Importance>>> {
+    let Ok(recorded) = provenance::recipe_of(file) else { return Ok(None) };
+    let parsed = Again::try_parse_from(&recorded.recipe).ok();
+    if parsed.is_none_or(|again| again.choices.method.transforms().is_empty()) {
+        return Ok(None);
+    }
+    let choices = read(file, importance, ui)?.0.choices;
+    let methods = &choices.method;
+    if let Some(text) = choices.importance.calibration.as_ref().filter(|text| !text.exists()) {
+        return Err(caller(format!(
+            "{}: was made by --method {} from the text {}, which is not there; say where it is by --calibration",
+            file.display(),
+            methods.name(),
+            text.display()
+        )));
+    }
+    ui.note(format!("{}: by --method {}; the source is transformed again", file.display(), methods.name()));
+    let text = choices.importance.text(source, BackendArgs::default(), ui)?;
+    let (mut options, edits) = (choices.options()?, choices.edits(recorded.folder));
+    options.has_imatrix = text.is_some();
+    convert::transform(source, methods, (choices.mix()?, &options, &edits), text.as_ref(), ui)?;
+    match methods.quantizer().needs {
+        Needs::Nothing => Ok(Some(choices.importance.open(source, text.as_ref(), ui)?)),
+        Needs::Hessian | Needs::Activations => Ok(Some(None)),
+    }
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, products: &mut [Product<'_,
     for parts in parts.chunk_by(|a, b| a.cols == b.cols && std::ptr::eq(a.float, b.float)) {
         #[cfg(target_arch = "x86_64")]
         if parts[0].float.bf16
-            && cpu.options().activations != Activations::Exact
+            && cpu.options().activations == Activations::Int8
             && let Some(proof) = bf16::Proof::new(cpu.isa())
         {
             bf16::matmul(cpu, proof, x, n, parts)?;
