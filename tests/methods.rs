@@ -48,6 +48,12 @@ fn they_come_closer_to_the_original_than_rounding_and_give_the_same_file_again()
         let ours = divergence(&file, &model, &text);
         assert!(ours < 0.9 * plain, "{method}: {ours}, rounding {plain}");
         ok(&["verify", arg(&file)]);
+        // Weights are moved on purpose, beyond what rounding to 8 bits would: no damage.
+        let fine = convert("fine.gguf", &["-t", "q8_0", "--method", method, "-f"]);
+        for file in [&file, &fine] {
+            let said = ok(&["verify", arg(file), "--against", arg(&model)]);
+            assert!(said.contains(&format!("{method} moves weights")), "{said}");
+        }
         let again = dir.path().join("again.gguf");
         ok(&["convert", arg(&model), "--recipe-from", arg(&file), "--threads", "3", "-f", "-o", arg(&again)]);
         assert!(std::fs::read(&file).unwrap() == std::fs::read(&again).unwrap(), "{method}");

@@ -29,7 +29,9 @@ embeddings, NaN and infinity in all weights; and, where qconv wrote the file, th
 first part of a split model stands for all of them.
 With --against: hyper-parameters and vocabulary have to agree, and every tensor is quantized again. Tensors with the same
 bytes are proved exact; for files made with importance, if --imatrix names the same matrix. Others (GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
-in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen.
+in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen. Where the
+recipe names gptq or adaround, only the errors of whole tensors are judged: the recorded SHA-256 tell damage, and
+`qconv convert SRC --recipe-from FILE` makes the same bytes again.
 Where qconv's recipe says that weights were transformed before quantization (awq, smoothquant, quarot), the source is transformed
 again first. awq and smoothquant run their text again (--calibration says where it is now); on a processor with other instructions
 its activations may differ in the last digits, and then bytes do. Transforms by other tools are not known, and count as wrong.
@@ -136,7 +138,11 @@ impl Verify {
                 None => "; no SHA-256 is recorded".to_owned(),
             };
             let s = if n == 1 { "" } else { "s" };
-            out += &format!("{verdict}: {n} tensor{s}, {size}{sealed}{}\n", compared(reports));
+            let moved = match verify::mover(gguf).filter(|_| !reports.is_empty()) {
+                Some(method) => format!("; {method} moves weights on purpose: only whole tensors are compared"),
+                None => String::new(),
+            };
+            out += &format!("{verdict}: {n} tensor{s}, {size}{sealed}{}{moved}\n", compared(reports));
         }
         match std::io::stdout().write_all(out.as_bytes()) {
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -187,6 +187,13 @@ pub fn recipe_of(path: &Path) -> Result<Record> {
     })
 }
 
+/// The methods that a file was quantized by, as its recipe names them.
+pub fn method_of(metadata: &Metadata) -> Option<&str> {
+    let recipe = metadata.get(RECIPE).and_then(Value::as_strings)?;
+    let named = recipe.iter().position(|arg| arg == "--method")?;
+    recipe.get(named + 1).map(String::as_str)
+}
+
 /// What a file says about itself.
 pub fn lines_of(metadata: &Metadata) -> Vec<String> {
     let mut lines = metadata.get(SOURCE).and_then(Value::as_strings).unwrap_or_default().to_vec();

@@ -4,7 +4,9 @@ use super::architecture::without_ones;
 use super::judge::{Habits, Pair, Verdict, judge};
 use super::{Findings, measure::Measure};
 use crate::convert::Importance;
+use crate::method::Methods;
 use crate::model::{Model, ModelTensor};
+use crate::provenance;
 use anyhow::Result;
 use qconv_formats::gguf::{Gguf, TensorInfo, Value};
 use serde::Serialize;
@@ -72,13 +74,20 @@ pub fn against(
     if importance.is_none() {
         unknown_importance(gguf, source, findings);
     }
-    let habits = Habits::new(measured.iter().map(|(info, _, m)| (info.format, m)));
+    let habits = Habits::new(measured.iter().map(|(info, _, m)| (info.format, m)), mover(gguf).is_some());
     let mut reports = Vec::new();
     for (info, tensor, m) in &measured {
         let verdict = judge(m, &habits, &Pair { source, tensor, file: gguf, info }, findings)?;
         reports.push(TensorReport::new(info, tensor, m, verdict));
     }
     Ok(reports)
+}
+
+/// The method of a file's recipe, if it moves weights on purpose: to make up for errors elsewhere. Of its matrices only the error of
+/// the whole can be compared.
+pub fn mover(gguf: &Gguf) -> Option<String> {
+    let methods = Methods::parse(provenance::method_of(gguf.metadata())?).ok()?;
+    methods.matrix().map(|_| methods.name())
 }
 
 /// A note on files that say that an importance matrix was used where none is given. A group of columns that were never active

@@ -10,7 +10,7 @@ mod layout;
 mod measure;
 mod vocabulary;
 
-pub use against::{TensorReport, against};
+pub use against::{TensorReport, against, mover};
 pub use finite::nonfinite;
 pub use judge::Verdict;
 

@@ -16,8 +16,9 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
         return Ok(());
     }
     let per_second = summary.parameters as f64 / summary.seconds / 1e6;
+    let digits = if per_second < 10.0 { 2 } else { 0 };
     outln!(
-        "{}: {} -> {} {} ({:.2} bits per weight) in {}, {per_second:.0} Mweights/s, peak memory {}",
+        "{}: {} -> {} {} ({:.2} bits per weight) in {}, {per_second:.digits$} Mweights/s, peak memory {}",
         shown(summary),
         ui::bytes(summary.source_bytes),
         summary.mix,
