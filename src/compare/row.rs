@@ -110,10 +110,11 @@ impl Row {
         if let Some(change) = self.perplexity_change.filter(|change| *change > DEGRADED) {
             self.flags.push(format!("degraded: perplexity {change:+.1}%, more than {DEGRADED}%"));
         }
-        for (change, what) in [(self.prompt_change, "prompt evaluation"), (self.generation_change, "generation")] {
-            if let Some(change) = change.filter(|change| *change < 0.0) {
-                self.flags.push(format!("slower than the original: {what} {change:+.1}%"));
-            }
+        let speeds = [(self.prompt_change, "prompt evaluation"), (self.generation_change, "generation")];
+        let slower = speeds.into_iter().filter_map(|(change, what)| Some((change.filter(|c| *c < 0.0)?, what)));
+        let slower: Vec<String> = slower.map(|(change, what)| format!("{what} {change:+.1}%")).collect();
+        if !slower.is_empty() {
+            self.flags.push(format!("slower than the original: {}", slower.join(", ")));
         }
     }
 }
