@@ -40,6 +40,9 @@ using Step = std::function<Status()>;
 using Clock = std::chrono::steady_clock;
 struct Graph { std::vector<Step> steps; };
 struct Stream { Graph* capture = nullptr; };
+
+// Streams that this thread captures: recordings are thread-local, and other threads may allocate meanwhile.
+thread_local unsigned capturing = 0;
 struct Event { Clock::time_point time; bool timed; };
 struct Function { const stand_in::Kernel* kernel; unsigned most_shared = 48 << 10; };
 
@@ -50,7 +53,6 @@ struct Device {
     Status broken = SUCCESS;
     Stream null_stream;
     std::map<const stand_in::Kernel*, Function> functions;
-    unsigned capturing = 0;
 
     // Never destroyed: tests may still free memory while the process ends.
     static Device& get() { static Device& device = *new Device; return device; }
@@ -129,7 +131,7 @@ CUDA_API cuDevicePrimaryCtxRetain(void** context, int) { *context = &Device::get
 CUDA_API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 CUDA_API cuCtxSetCurrent(void*) { return SUCCESS; }
 CUDA_API cuCtxGetCurrent(void** context) { *context = &Device::get(); return SUCCESS; }
-CUDA_API cuCtxSynchronize() { return Device::get().capturing ? CAPTURE_UNSUPPORTED : Device::get().broken; }
+CUDA_API cuCtxSynchronize() { return capturing ? CAPTURE_UNSUPPORTED : Device::get().broken; }
 
 // ---- memory
 CUDA_API cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -142,7 +144,7 @@ CUDA_API cuMemAlloc_v2(uint64_t* at, size_t bytes) {
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     if (device.broken) return device.broken;
-    if (device.capturing) return CAPTURE_UNSUPPORTED;
+    if (capturing) return CAPTURE_UNSUPPORTED;
     if (!bytes) return INVALID_VALUE;
     if (bytes > total_memory() - std::min(total_memory(), device.used)) return OUT_OF_MEMORY;
     void* memory = nullptr;
@@ -208,7 +210,7 @@ CUDA_API cuStreamBeginCapture_v2(void* stream, int) {
     Stream& s = stream_of(stream);
     if (&s == &device.null_stream || s.capture) return CAPTURE_UNSUPPORTED;
     s.capture = new Graph;
-    ++device.capturing;
+    ++capturing;
     return SUCCESS;
 }
 CUDA_API cuStreamEndCapture(void* stream, void** graph) {
@@ -218,7 +220,7 @@ CUDA_API cuStreamEndCapture(void* stream, void** graph) {
     if (!s.capture) return INVALID_VALUE;
     *graph = s.capture;
     s.capture = nullptr;
-    --device.capturing;
+    --capturing;
     return SUCCESS;
 }
 CUDA_API cuStreamIsCapturing(void* stream, int* status) { *status = stream_of(stream).capture ? 1 : 0; return SUCCESS; }
