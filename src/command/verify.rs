@@ -30,11 +30,11 @@ first part of a split model stands for all of them.
 With --against: hyper-parameters and vocabulary have to agree, and every tensor is quantized again. Tensors with the same
 bytes are proved exact; for files made with importance, if --imatrix names the same matrix. Others (GPTQ, another quantizer) are plausible if their errors, over the whole tensor and
 in each block, are such as quantizers make; a change within that, such as the lowest bit of one weight, is not seen. Where the
-recipe names gptq or adaround, only the errors of whole tensors are judged: the recorded SHA-256 tell damage, and
+recipe names a method that moves weights on purpose, only the errors of whole tensors are judged: the recorded SHA-256 tell damage, and
 `qconv convert SRC --recipe-from FILE` makes the same bytes again.
-Where qconv's recipe says that weights were transformed before quantization (awq, smoothquant, quarot), the source is transformed
-again first. awq and smoothquant run their text again (--calibration says where it is now); on a processor with other instructions
-its activations may differ in the last digits, and then bytes do. Transforms by other tools are not known, and count as wrong.
+Where qconv's recipe says that weights were transformed before quantization, the source is transformed again first. Transforms that
+need a text run it again (--calibration says where it is now); on a processor with other instructions its activations may
+differ in the last digits, and then bytes do. Transforms by other tools are not known, and count as wrong.
 
 Exit code: 0, or 1 if anything is wrong.
 JSON: file, ok, problems and notes (arrays of place, problem), tensor_count, bytes,

@@ -56,7 +56,8 @@ impl Plan {
     fn of(device: &Device, w: &Weight, n: usize) -> Self {
         let name = w.format.name;
         let quantized = w.format.is_quantized();
-        let no_tensor_cores = name == "F32" || name == "BF16" && !device.has("matmul16_BF16");
+        // F32 has no such kernel, and BF16 none on Turing.
+        let no_tensor_cores = !device.has(&format!("matmul16_{name}"));
         if n <= 8 || no_tensor_cores {
             let most = if n == 1 { 1 } else { 8 };
             // A thread takes 32 weights at a time, or 16 bytes of floats.
