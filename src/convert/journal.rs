@@ -118,7 +118,7 @@ impl Journal {
 
     /// One write, so that lines of several threads do not mix.
     fn write(&self, line: &str) -> Result<()> {
-        (&self.file).write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))?;
-        Ok(())
+        let written = (&self.file).write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path));
+        written.context("cannot note what is converted already; a disk that is full needs room first")
     }
 }

@@ -1,6 +1,6 @@
 //! Several output files that appear together.
 
-use super::{OutputFile, Start, exists, folder_of, interrupt, no_space, part_of, system, system_error};
+use super::{OutputFile, Start, destination, exists, folder_of, interrupt, no_space, part_of, system, system_error};
 use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,10 @@ impl OutputSet {
     /// Opens the temporary siblings of files of the same folder and reserves their sizes. Errors: those of
     /// [`OutputFile::create`], for the space of all files together.
     pub fn create(files: &[(PathBuf, u64)], start: Start) -> Result<Self> {
+        // What the caller can mend is said before what the disk lacks.
+        for (path, _) in files {
+            destination(path, start.force)?;
+        }
         let there = |path: &Path| if start.go_on { system::allocated(&part_of(path)) } else { 0 };
         let total = files.iter().map(|(path, size)| size.saturating_sub(there(path))).sum();
         if let Some((first, _)) = files.first()

@@ -204,6 +204,18 @@ fn the_shells_limit_on_file_sizes_is_no_death_by_signal() {
     assert!(names(dir.path()).is_empty());
 }
 
+/// Exit code 2 before 1: more space would not help who has to say --force.
+#[test]
+fn a_set_that_exists_is_refused_for_that_before_it_is_for_its_size() {
+    let dir = folder();
+    let path = dir.path().join("a");
+    std::fs::write(&path, "old").unwrap();
+    let what = refusal(OutputSet::create(&[(path.clone(), u64::MAX / 2)], Start::default()), 2);
+    assert!(what.contains("--force"), "{what}");
+    let what = refusal(OutputSet::create(&[(path, u64::MAX / 2)], Start { force: true, ..Start::default() }), 1);
+    assert!(what.contains("the disk is too full"), "{what}");
+}
+
 /// A file system of 1 MB in a name space of its own; where the system allows none, the test says so and ends.
 #[cfg(target_os = "linux")]
 #[test]
