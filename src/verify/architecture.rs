@@ -4,7 +4,7 @@ use super::Findings;
 use crate::arch::{Architecture, Keys, Plan, Required};
 use anyhow::Result;
 use qconv_formats::Shape;
-use qconv_formats::gguf::Gguf;
+use qconv_formats::gguf::{Gguf, split};
 use std::collections::HashSet;
 
 /// Tensors that hold factors of rotary frequencies; they are computed, so no rule names them.
@@ -22,7 +22,7 @@ pub fn check(gguf: &Gguf, vocabulary: Option<usize>, findings: &mut Findings) ->
         findings.note("tensors", "there are none: the file is only a vocabulary");
         return Ok(());
     }
-    if metadata.u64("split.count").is_some_and(|n| n > 1) {
+    if metadata.u64(split::COUNT).is_some_and(|n| n > gguf.files().len() as u64) {
         findings.note("key split.count", "the file is one of several; its tensor set is not checked");
         return Ok(());
     }
