@@ -109,32 +109,35 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* 
             for (int m = 0; m < S::M; ++m) load_rows(a[m], from.rows, r0 + 16 * m, g * GROUP);
 #pragma unroll
             for (int t = 0; t < S::N; t += 2) load_tokens(b[t], b[t + 1], from.tokens, t0 + 8 * t, g * GROUP);
-            float x[S::N][2];
-#pragma unroll
-            for (int t = 0; t < S::N; ++t)
-#pragma unroll
-                for (int i = 0; i < 2; ++i) x[t][i] = from.x[t0 + 8 * t + lane % 4 * 2 + i][g];
 #pragma unroll
             for (int h = 0; h < HALVES; ++h) {
                 const int s = g * HALVES + h;
+                float d[S::M][2], addend[S::M][2];   // of this lane's two rows of each tile
 #pragma unroll
-                for (int m = 0; m < S::M; ++m) {
-                    const int r = r0 + 16 * m + lane / 4;
-                    const float d[2] = {from.d[r][s], from.d[r + 8][s]};
+                for (int m = 0; m < S::M; ++m)
 #pragma unroll
-                    for (int t = 0; t < S::N; ++t) {
+                    for (int i = 0; i < 2; ++i) {
+                        const int r = r0 + 16 * m + lane / 4 + 8 * i;
+                        d[m][i] = from.d[r][s];
+                        if (F::ADDEND) addend[m][i] = from.m[r][s];
+                    }
+#pragma unroll
+                for (int t = 0; t < S::N; ++t) {
+                    const int token = t0 + 8 * t + lane % 4 * 2;   // and the next
+                    const float x[2] = {from.x[token][g], from.x[token + 1][g]};
+#pragma unroll
+                    for (int m = 0; m < S::M; ++m) {
                         int product[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
                         if (F::HALVES) mma_m16n8k16_s8(product, a[m][2 * h], a[m][2 * h + 1], b[t][h]);
                         else mma_m16n8k32_s8(product, a[m], b[t]);
-                        add_scaled(sums[m][t], product, d, x[t]);
+                        add_scaled(sums[m][t], product, d[m], x);
                     }
                     if (F::ADDEND) {
-                        const float addend[2] = {from.m[r][s], from.m[r + 8][s]};
+                        const float sum[2] = {from.sum[token][s], from.sum[token + 1][s]};
 #pragma unroll
-                        for (int t = 0; t < S::N; ++t)
+                        for (int m = 0; m < S::M; ++m)
 #pragma unroll
-                            for (int i = 0; i < 4; ++i)
-                                sums[m][t][i] += addend[i >> 1] * from.sum[t0 + 8 * t + lane % 4 * 2 + (i & 1)][s];
+                            for (int i = 0; i < 4; ++i) sums[m][t][i] += addend[m][i >> 1] * sum[i & 1];
                     }
                 }
             }

@@ -12,8 +12,8 @@
 //
 // 1. All loads of a thread are 16 bytes where the format has as many for 32 weights, and neighbouring threads load neighbouring
 //    bytes: the planes of decode.cuh.
-// 2. Bytes in flight hide the latency: each thread has the next groups of ROWS rows under way while it computes, so that 2048
-//    threads of a multiprocessor wait for 64 to 128 KiB.
+// 2. Bytes in flight hide the latency: with one token each thread has the next groups of ROWS rows under way while it computes,
+//    so that the 1024 or more threads of a multiprocessor wait for 32 KiB and more.
 // 3. Two rows share a thread's activations, which halves what is read of them. Four need registers that fewer warps would have.
 // 4. Threads of a block split columns, not rows: a matrix of few rows still fills the GPU. The host picks the number of
 //    threads so that each has work (32 .. 128).
@@ -61,23 +61,23 @@ static __device__ __forceinline__ void matvec(const Parts& parts, const int8_t* 
     for (int r = 0; r < ROWS; ++r) row[r] = row_of<F>(part.weight, min(first + r, part.rows - 1), cols);
 
     float sums[ROWS][N] = {};
-    typename F::Raw next[ROWS];
-    int g = threadIdx.x;
-    if (g < groups) {
+    constexpr bool AHEAD = N == 1;   // with more tokens there is more to do between loads, and no register to spare
+    typename F::Raw raw[ROWS], next[ROWS];
+    auto ask = [&](typename F::Raw (&to)[ROWS], int g) {
+        if (g >= groups) return;
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) next[r] = F::load(row[r], g);
-    }
-    while (g < groups) {
-        const int here = g;
-        Group w[ROWS];
-        typename F::Raw raw[ROWS];
+        for (int r = 0; r < ROWS; ++r) to[r] = F::load(row[r], g);
+    };
+    if (AHEAD) ask(next, threadIdx.x);
+    for (int here = threadIdx.x; here < groups; here += blockDim.x) {
+        if (AHEAD) {
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) raw[r] = next[r];
-        g += blockDim.x;
-        if (g < groups) {
-#pragma unroll
-            for (int r = 0; r < ROWS; ++r) next[r] = F::load(row[r], g);
+            for (int r = 0; r < ROWS; ++r) raw[r] = next[r];
+            ask(next, here + blockDim.x);
+        } else {
+            ask(raw, here);
         }
+        Group w[ROWS];
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) F::decode(raw[r], here, w[r]);
 #pragma unroll
