@@ -7,6 +7,7 @@
 //         running maximum of each row; what was summed before shrinks when it grows (Milakov & Gimelshein 2018)
 //         sums += exp(scores - maximum) v (tensor cores)
 //     one part: divide and write. Several: write sums, maximum and total, and `combine` puts the parts together
+//     where asked for, results are also written rounded to 8 bits: a product with quantized weights follows
 //
 // Bound: with single tokens memory: positions * (key_dim + value_dim) * 2 bytes for each key-value head, read once for all heads
 // of its group. With prompts arithmetic: 4 * head_dim operations for each pair of query and position seen, at the rate of
@@ -23,7 +24,7 @@
 //    position have a total of 0.
 // 7. Blocks with the longest rows begin first.
 // 8. Positions beyond the last are zeros in shared memory: what the cache holds there may be no number.
-#include "intrinsics.cuh"
+#include "round.cuh"
 
 // Positions in a tile: two tiles of keys and values stay below 48 KiB.
 template <int D> static constexpr int TILE = D > 128 ? 16 : 32;
@@ -63,6 +64,8 @@ static __device__ __forceinline__ void attend(
     const int* start,     // (1): position of token 0
     float* out,           // (n, heads, D)
     float* parts,         // (parts, kv_heads, rows, D + 2): sums, maximum, total; not used with one part
+    int8_t* codes,        // (n, heads, D) of activations.cuh, with one part; or null, always unless D is a multiple of 32
+    Scale* scales,        // (n, heads, D / 32), likewise
     int n, int heads, int kv_heads,
     int positions,        // that the cache has room for
     int window,           // positions seen, the own one included
@@ -185,25 +188,55 @@ static __device__ __forceinline__ void attend(
     }
     cp_async_wait<0>();
 
+    const bool whole = gridDim.z == 1;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int row = tile_row + warp * 16 + lane / 4 + 8 * r;
-        if (row >= rows) continue;
-        const bool whole = gridDim.z == 1;
-        float* to_row = whole ? out + ((size_t)(row / group) * heads + kv_head * group + row % group) * D
-                              : parts + (((size_t)blockIdx.z * kv_heads + kv_head) * rows + row) * (D + 2);
+        const bool inside = row < rows;
+        const size_t to = (size_t)(row / group) * heads + kv_head * group + row % group;   // the result's row of D
         const float factor = whole ? 1.0f / total[r] : 1.0f;
 #pragma unroll
-        for (int d = 0; d < D / 8; ++d)
-            *reinterpret_cast<float2*>(to_row + 8 * d + lane % 4 * 2) = make_float2(sums[d][2 * r] * factor, sums[d][2 * r + 1] * factor);
-        if (!whole && lane % 4 == 0) *reinterpret_cast<float2*>(to_row + D) = make_float2(most[r], total[r]);
+        for (int d = 0; d < D / 8; ++d) sums[d][2 * r] *= factor, sums[d][2 * r + 1] *= factor;
+        float* to_row = whole ? out + to * D : parts + (((size_t)blockIdx.z * kv_heads + kv_head) * rows + row) * (D + 2);
+        if (inside) {
+#pragma unroll
+            for (int d = 0; d < D / 8; ++d)
+                *reinterpret_cast<float2*>(to_row + 8 * d + lane % 4 * 2) = make_float2(sums[d][2 * r], sums[d][2 * r + 1]);
+            if (!whole && lane % 4 == 0) *reinterpret_cast<float2*>(to_row + D) = make_float2(most[r], total[r]);
+        }
+        // Four lanes hold a row, and of each group of 32 every lane two of eight.
+        if (D % 32 == 0 && codes) {
+#pragma unroll
+            for (int g = 0; g < D / 32; ++g) {
+                int bits = 0, sum[2] = {0, 0};
+#pragma unroll
+                for (int d = 4 * g; d < 4 * g + 4; ++d) bits = max(bits, max(magnitude(sums[d][2 * r]), magnitude(sums[d][2 * r + 1])));
+#pragma unroll
+                for (int mask = 1; mask < 4; mask <<= 1) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, mask));
+                const Rounding rounding = Rounding::of(bits);
+#pragma unroll
+                for (int d = 0; d < 4; ++d) {
+                    const int a = rounding.code(sums[4 * g + d][2 * r]), b = rounding.code(sums[4 * g + d][2 * r + 1]);
+                    sum[d / 2] += a + b;
+                    if (inside) reinterpret_cast<uint16_t*>(codes)[(to * D + 32 * g + 8 * d) / 2 + lane % 4] = (uint16_t)((a & 255) | (b & 255) << 8);
+                }
+#pragma unroll
+                for (int mask = 1; mask < 4; mask <<= 1) {
+                    sum[0] += __shfl_xor_sync(ALL_LANES, sum[0], mask);
+                    sum[1] += __shfl_xor_sync(ALL_LANES, sum[1], mask);
+                }
+                if (inside && lane % 4 == 0) scales[to * (D / 32) + g] = scale_of(rounding.d, sum[0], sum[1]);
+            }
+        }
     }
 }
 
-// Puts the parts of rows together.  grid (n * heads), block (128)
-KERNEL(128, combine,
+// Puts the parts of rows together; a thread takes four neighbours.  grid (n * heads), block: whole warps, dim / 4 threads at least
+KERNEL(64, combine,
        const float* parts,   // (count, kv_heads, rows, dim + 2)
        float* out,           // (n, heads, dim)
+       int8_t* codes,        // as above, both: or null, always unless dim is a multiple of 32
+       Scale* scales,
        int count, int heads, int kv_heads, int dim) {
     const int group = heads / kv_heads, rows = gridDim.x / kv_heads;   // n * heads / kv_heads
     const int token = blockIdx.x / heads, head = blockIdx.x % heads;
@@ -213,18 +246,26 @@ KERNEL(128, combine,
     for (int p = 0; p < count; ++p) most = fmaxf(most, parts[p * step + dim]);
     float total = 0.0f;
     for (int p = 0; p < count; ++p) total += __expf(parts[p * step + dim] - most) * parts[p * step + dim + 1];
-    for (int d = threadIdx.x; d < dim; d += blockDim.x) {
-        float sum = 0.0f;
-        for (int p = 0; p < count; ++p) sum += __expf(parts[p * step + dim] - most) * parts[p * step + d];
-        out[(size_t)blockIdx.x * dim + d] = sum / total;
+    const int d = 4 * threadIdx.x;
+    const bool inside = d < dim;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (inside) {
+        for (int p = 0; p < count; ++p) {
+            const float weight = __expf(parts[p * step + dim] - most) / total;
+            const float2* from = reinterpret_cast<const float2*>(parts + p * step + d);   // rows of dim + 2: aligned to two
+            const float2 a = from[0], b = from[1];
+            sum = make_float4(sum.x + weight * a.x, sum.y + weight * a.y, sum.z + weight * b.x, sum.w + weight * b.y);
+        }
+        reinterpret_cast<float4*>(out + (size_t)blockIdx.x * dim)[threadIdx.x] = sum;
     }
+    if (codes) round_four(sum, inside, (int)(((size_t)blockIdx.x * dim + d) / 4), codes, scales);
 }
 
 // grid (tiles of rows, kv_heads, parts), block (32 * WARPS)
 #define ATTENTION(D, WARPS)                                                                                                 \
     KERNEL(32 * WARPS, attention##WARPS##_##D, const float* q, const half* keys, const half* values, const int* start,     \
-           float* out, float* parts, int n, int heads, int kv_heads, int positions, int window, float scale, float soft_cap) { \
-        attend<D, WARPS>(q, keys, values, start, out, parts, n, heads, kv_heads, positions, window, scale, soft_cap);       \
+           float* out, float* parts, int8_t* codes, Scale* scales, int n, int heads, int kv_heads, int positions, int window, float scale, float soft_cap) { \
+        attend<D, WARPS>(q, keys, values, start, out, parts, codes, scales, n, heads, kv_heads, positions, window, scale, soft_cap);       \
     }
 #define ATTENTIONS(D) ATTENTION(D, 1) ATTENTION(D, 4)
 

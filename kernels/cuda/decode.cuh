@@ -62,8 +62,12 @@ template <class F> static __device__ __forceinline__ Row row_of(const uint8_t* m
     return Row{matrix + row * row_stride<F>(blocks), blocks};
 }
 
-// Loads that the read-only cache may serve. T is as aligned as it is large.
-template <class T> static __device__ __forceinline__ T load(const uint8_t* p) { return __ldg(reinterpret_cast<const T*>(p)); }
+// Loads that the read-only cache may serve. T is as aligned as it is large. What is loaded 16 bytes at a time is read once: it
+// leaves the first-level cache to activations, headers and tables.
+template <class T> static __device__ __forceinline__ T load(const uint8_t* p) {
+    if constexpr (sizeof(T) == 16) return load_once(p);
+    else return __ldg(reinterpret_cast<const T*>(p));
+}
 
 // Half precision from its bits.
 static __device__ __forceinline__ float half_bits(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }

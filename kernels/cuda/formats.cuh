@@ -22,3 +22,9 @@
 
 // Floats.
 #define FOR_ALL_FLOATS(DO) DO(F32) DO(F16) DO(BF16)
+
+// Formats that the usual mixtures give to queries, keys and values of one layer, so that they can be multiplied in one launch; in the
+// order of their numbers in GGUF.
+#define FOR_ALL_PAIRS(DO)                                              \
+    DO(Q2_K, Q3_K) DO(Q2_K, Q4_K) DO(Q3_K, Q4_K) DO(Q3_K, Q5_K)        \
+    DO(Q4_K, Q5_K) DO(Q4_K, Q6_K) DO(Q5_K, Q6_K) DO(Q5_K, IQ4_XS)

@@ -59,6 +59,14 @@ static __device__ __forceinline__ void cp_async_commit() {}
 template <int NEWEST> static __device__ __forceinline__ void cp_async_wait() {}
 #endif
 
+// ---- 16 bytes of memory that nobody writes and that are not needed again: they take no room in the first-level cache. Without
+// side effects to the compiler, which may move it.
+static __device__ __forceinline__ uint4 load_once(const void* from) {
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    return v;
+}
+
 // ---- ldmatrix: four (two) 8 x 8 matrices of 16 bits from shared memory into fragments; lane 8 i + r gives the address of
 // row r of matrix i, aligned to 16 bytes.
 static __device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], const void* row) {

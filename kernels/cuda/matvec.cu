@@ -2,8 +2,8 @@
 //
 //     one block for ROWS rows of a weight; its threads share the columns
 //     for each of my groups of 32 columns:
-//         load the next group's bytes of all ROWS rows, decode this one's
-//         for each token: 8 dot products of four bytes with each row, times both scales
+//         load its bytes of all ROWS rows, then its activations
+//         for each row: decode; for each token: 8 dot products of four bytes, times both scales
 //     sum over the warp, then over the warps
 //
 // Bound: memory. A product reads its weights once (blocks * bytes per block for each row), activations of 1.25 bytes per column
@@ -12,17 +12,19 @@
 //
 // 1. All loads of a thread are 16 bytes where the format has as many for 32 weights, and neighbouring threads load neighbouring
 //    bytes: the planes of decode.cuh.
-// 2. Bytes in flight hide the latency: with one token each thread has the next groups of ROWS rows under way while it computes,
-//    so that the 1024 or more threads of a multiprocessor wait for 32 KiB and more.
-// 3. Two rows share a thread's activations, which halves what is read of them. Four need registers that fewer warps would have.
+// 2. Bytes in flight hide the latency: with one token a thread asks for a group of four rows at once (72 bytes of Q4_K, 136 of
+//    Q8_0) before it waits for any: at 64 registers 1024 threads of a multiprocessor have 72 KiB of Q4_K under way. A device of
+//    4.8 TB/s and 132 multiprocessors moves 29 KiB for each of them in 800 ns. A row of 4096 is one group for each of 128
+//    threads: no loop could have more under way by looking ahead.
+// 3. Rows share a thread's activations. With up to 8 tokens two rows do, whose decoded weights stay in registers.
 // 4. Threads of a block split columns, not rows: a matrix of few rows still fills the GPU. The host picks the number of
 //    threads so that each has work (32 .. 128).
-// 5. Weights that share activations (query-key-value, gate-up) go in one launch if their formats agree: Parts.
+// 5. Weights that share activations (query-key-value, gate-up) go in one launch if their formats agree (Parts), or are a pair that
+//    the usual mixtures have beside each other: Q4_K_M keeps half of its values in Q6_K. A block has one of the two formats.
 // 6. Sums are taken in an order that depends on shapes alone: the same bits in every run.
 #include "activations.cuh"
 #include "formats.cuh"
 #include "parts.cuh"
-
 
 // Adds ROWS * N sums of all threads of a block up and writes them.
 template <int ROWS, int N>
@@ -44,6 +46,17 @@ static __device__ __forceinline__ void finish(const float (&sums)[ROWS][N], cons
     part.out[(size_t)(token + t) * part.rows + first + r] = sum;
 }
 
+// A group of a token's activations.
+struct Activations {
+    int codes[8];
+    Scale scale;
+};
+static __device__ __forceinline__ Activations load_activations(const int8_t* codes, const Scale* scales, int g) {
+    const int4* at = reinterpret_cast<const int4*>(codes + g * GROUP);
+    const int4 a = at[0], b = at[1];
+    return Activations{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}, scales[g]};
+}
+
 // out = x * w^T + bias, N tokens for each blockIdx.y. codes: (n, cols), scales: (n, cols / 32).
 // Grid: (sum over parts of rows / ROWS, rounded up; n / N, rounded up). Block: 32 .. 128 threads.
 template <class F, int ROWS, int N>
@@ -61,34 +74,29 @@ static __device__ __forceinline__ void matvec(const Parts& parts, const int8_t* 
     for (int r = 0; r < ROWS; ++r) row[r] = row_of<F>(part.weight, min(first + r, part.rows - 1), cols);
 
     float sums[ROWS][N] = {};
-    constexpr bool AHEAD = N == 1;   // with more tokens there is more to do between loads, and no register to spare
-    typename F::Raw raw[ROWS], next[ROWS];
-    auto ask = [&](typename F::Raw (&to)[ROWS], int g) {
-        if (g >= groups) return;
+    for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+        typename F::Raw raw[ROWS];
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) to[r] = F::load(row[r], g);
-    };
-    if (AHEAD) ask(next, threadIdx.x);
-    for (int here = threadIdx.x; here < groups; here += blockDim.x) {
-        if (AHEAD) {
+        for (int r = 0; r < ROWS; ++r) raw[r] = F::load(row[r], g);
+        if constexpr (N == 1) {   // activations are asked for before anything waits, and rows are decoded one by one
+            const Activations x = load_activations(codes, scales, g);
 #pragma unroll
-            for (int r = 0; r < ROWS; ++r) raw[r] = next[r];
-            ask(next, here + blockDim.x);
+            for (int r = 0; r < ROWS; ++r) {
+                Group w;
+                F::decode(raw[r], g, w);
+                sums[r][0] += x.scale.d * dot<F>(w, x.codes, x.scale);
+            }
         } else {
-            ask(raw, here);
-        }
-        Group w[ROWS];
+            Group w[ROWS];
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) F::decode(raw[r], here, w[r]);
+            for (int r = 0; r < ROWS; ++r) F::decode(raw[r], g, w[r]);
 #pragma unroll
-        for (int t = 0; t < N; ++t) {
-            if (t >= n) break;
-            const int4* at = reinterpret_cast<const int4*>(codes + (size_t)t * cols + here * GROUP);
-            const int4 a = at[0], b = at[1];
-            const int x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-            const Scale s = scales[(size_t)t * groups + here];
+            for (int t = 0; t < N; ++t) {
+                if (t >= n) break;
+                const Activations x = load_activations(codes + (size_t)t * cols, scales + (size_t)t * groups, g);
 #pragma unroll
-            for (int r = 0; r < ROWS; ++r) sums[r][t] += s.d * dot<F>(w[r], x, s);
+                for (int r = 0; r < ROWS; ++r) sums[r][t] += x.scale.d * dot<F>(w[r], x.codes, x.scale);
+            }
         }
     }
     finish(sums, part, first, token, n);
@@ -116,7 +124,7 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
     for (int step = threadIdx.x; step < steps; step += blockDim.x) {
         uint4 raw[ROWS];
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) raw[r] = __ldg(row[r] + step);
+        for (int r = 0; r < ROWS; ++r) raw[r] = load_once(row[r] + step);
         float w[ROWS][STEP];
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) F::unpack(raw[r], w[r]);
@@ -144,10 +152,13 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
     finish(sums, part, first, token, n);
 }
 
+// Rows of a block.
+template <int N> static constexpr int ROWS_OF = N == 1 ? 4 : 2;
+
 // All kernels take the same parameters: codes and scales are for quantized formats, x for floats.
 #define MATVEC(F, N)                                                                                          \
     KERNEL(128, matvec##N##_##F, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
-        matvec<F, 2, N>(GIVEN_PARTS, codes, scales, cols, n);                                                 \
+        matvec<F, ROWS_OF<N>, N>(GIVEN_PARTS, codes, scales, cols, n);                                        \
     }
 #define MATVEC_FLOATS(F, N)                                                                                   \
     KERNEL(128, matvec##N##_##F, PARTS, const int8_t*, const Scale*, const float* x, int cols, int n) {      \
@@ -158,3 +169,13 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
 
 FOR_ALL_QUANTIZED(MATVECS)
 FOR_ALL_FLOATS(MATVECS_FLOATS)
+
+// One token, two formats: parts from number `second` on are of the second.
+#define MATVEC_PAIR(A, B)                                                                                     \
+    KERNEL(128, matvec1_##A##_##B, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n, int second) { \
+        const Parts parts = GIVEN_PARTS;                                                                      \
+        if (blockIdx.x < tiles_before<ROWS_OF<1>>(parts, second)) matvec<A, ROWS_OF<1>, 1>(parts, codes, scales, cols, n); \
+        else matvec<B, ROWS_OF<1>, 1>(parts, codes, scales, cols, n);                                         \
+    }
+
+FOR_ALL_PAIRS(MATVEC_PAIR)

@@ -1,4 +1,4 @@
-// Several products in one launch: weights that share their activations (query-key-value, gate-up), of one format.
+// Several products in one launch: weights that share their activations (query-key-value, gate-up), of one format or two.
 //
 // Blocks of the grid go to the parts one after another, in tiles of rows.
 #pragma once
@@ -39,4 +39,13 @@ template <int TILE> static __device__ __forceinline__ Part find_part(const Parts
     if (tile >= end) part.rows = 0;
     first = (tile - begin) * TILE;
     return part;
+}
+
+// Tiles of all parts before part `second`.
+template <int TILE> static __device__ __forceinline__ unsigned tiles_before(const Parts& parts, int second) {
+    int tiles = 0;
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+        if (i < second) tiles += (parts.part[i].rows + TILE - 1) / TILE;
+    return tiles;
 }

@@ -117,6 +117,25 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
+/// What a device did while it was watched.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeviceUse {
+    /// As the device's management library tells it: of the whole device, other programs on it included.
+    Seen {
+        /// Most bytes of memory that were in use.
+        peak_memory: u64,
+        /// Mean and highest power in watts.
+        watts: Option<(f64, f64)>,
+        /// Mean share of the time in which a kernel ran, 0 to 1.
+        busy: Option<f64>,
+    },
+    /// Nothing is known; why.
+    Unknown(String),
+}
+
+/// Floats among which [`Backend::argmax`] finds the largest: fewer than this, since places are given as floats.
+pub const ARGMAX_LIMIT: usize = 1 << 24;
+
 /// A place to compute.
 pub trait Backend {
     /// A weight matrix or vector in the backend's memory.
@@ -158,6 +177,15 @@ pub trait Backend {
         Ok(Vec::new())
     }
 
+    /// Begins to watch the device's memory, power and utilization; see [`Backend::device_use`].
+    fn watch_device(&self) {}
+
+    /// What was seen since [`Backend::watch_device`], which goes on. `None` where there is no device but the processor, or nobody
+    /// watches.
+    fn device_use(&self) -> Option<DeviceUse> {
+        None
+    }
+
     /// Billions of multiply-adds of 8-bit integers per second that the instructions used for them can do at most, measured
     /// now. `None` where the backend cannot tell.
     fn integer_peak(&self) -> Option<f64> {
@@ -166,6 +194,13 @@ pub trait Backend {
 
     /// Takes a weight over: by reference into the mapped file, or re-laid out, as the backend sees fit.
     fn weight(&self, tensor: QTensor) -> Result<Self::Weight>;
+
+    /// [`Backend::weight`] of a tensor that belongs to this layer of the model, or to none (embeddings, the output). A backend
+    /// may keep layers in different places.
+    fn weight_of(&self, layer: Option<usize>, tensor: QTensor) -> Result<Self::Weight> {
+        let _ = layer;
+        self.weight(tensor)
+    }
 
     /// A zeroed buffer of `len` floats.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
@@ -306,6 +341,10 @@ pub trait Backend {
 
     /// `x = cap * tanh(x / cap)` over `len` floats.
     fn soft_cap(&self, x: &mut Self::Buffer, cap: f32, len: usize) -> Result<()>;
+
+    /// `out[0]` = where the largest of `len` floats stands, the first of equals, as a float ([`ARGMAX_LIMIT`]). NaN if one of
+    /// them is NaN or positive infinity, or none is above negative infinity.
+    fn argmax(&self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer) -> Result<()>;
 
     /// `out[i] = x[rows[i]]`: picks rows of activations. `x`: `(any, cols)`, `out`: `(rows.len(), cols)`.
     fn gather(&self, x: &Self::Buffer, rows: &[u32], cols: usize, out: &mut Self::Buffer) -> Result<()>;

@@ -6,7 +6,9 @@
 mod backend;
 pub mod cpu;
 pub mod cuda;
+pub mod split;
 
 pub use backend::{
-    Activation, Attention, Backend, CacheShape, Error, KernelTime, Norm, Product, Result, Rope, RopeStyle,
+    ARGMAX_LIMIT, Activation, Attention, Backend, CacheShape, DeviceUse, Error, KernelTime, Norm, Product, Result,
+    Rope, RopeStyle,
 };

@@ -25,6 +25,7 @@ pub(super) struct Scratch<B: Backend> {
     pub zero: B::Buffer,    // (1, width), never written
     pub routes: feed::Routes,
     pub logits: B::Buffer, // (logit rows, vocabulary)
+    pub best: B::Buffer,   // (1): the place of the largest logit
     pub rows: Vec<u32>,
 }
 
@@ -92,6 +93,7 @@ impl<B: Backend> Scratch<B> {
             zero: b.buffer(l.zero)?,
             routes: feed::Routes::new(engine.plan.feed.experts, n),
             logits: b.buffer(l.logits)?,
+            best: b.buffer(1)?,
             rows: Vec::with_capacity(n),
         })
     }
@@ -118,13 +120,24 @@ pub(super) fn batch<B: Backend>(
 ) -> Result<bool> {
     let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
     embed(engine, s, tokens, start)?;
+    // What the block before leaves in `branch`, and whether that is normalized before it is added.
+    let mut before: Option<Option<&NormWeights<B>>> = None;
     for (layer, block) in engine.blocks.iter().enumerate() {
         if stop() {
             return Ok(false);
         }
+        match before {
+            None => norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?,
+            Some(post) => add_branch_and_norm(b, plan, post, &block.attn_norm, s, n)?,
+        }
         let rope = ropes.map(|r| r.of(plan, layer));
-        attention_half(b, plan, block, rope, Place { layer, slot: layer, start }, cache, s, n, watch)?;
-        feed_half(b, plan, block, s, n, watch)?;
+        attention(b, plan, block, rope, Place { layer, slot: layer, start }, cache, s, n, watch)?;
+        add_branch_and_norm(b, plan, block.post_attention_norm.as_ref(), &block.ffn_norm, s, n)?;
+        feed(b, plan, block, s, n, watch)?;
+        before = Some(block.post_ffw_norm.as_ref());
+    }
+    if let Some(post) = before {
+        add_branch(b, plan, post, s, n)?;
     }
     Ok(true)
 }
@@ -186,13 +199,23 @@ pub(super) fn feed_half<B: Backend>(
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     norm(b, plan, &block.ffn_norm, &s.x, &mut s.h, n)?;
-    match &block.feed {
-        FeedWeights::Dense(mlp) => {
-            feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n, watch)?;
-        }
-        FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch)?,
-    }
+    feed(b, plan, block, s, n, watch)?;
     add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)
+}
+
+/// `branch = feed(h)`
+fn feed<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    block: &Block<B>,
+    s: &mut Scratch<B>,
+    n: usize,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    match &block.feed {
+        FeedWeights::Dense(mlp) => feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n, watch),
+        FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch),
+    }
 }
 
 /// Logits of rows of the latest batch into `scratch.logits`, `(rows.len(), vocabulary)`.
@@ -208,6 +231,12 @@ pub(super) fn logits<B: Backend>(engine: &Engine<'_, B>, s: &mut Scratch<B>, row
         b.soft_cap(&mut s.logits, cap, n * engine.vocabulary)?;
     }
     Ok(())
+}
+
+/// The largest logit of one row of the latest batch: its place into `scratch.best`.
+pub(super) fn best<B: Backend>(engine: &Engine<'_, B>, s: &mut Scratch<B>, row: usize) -> Result<()> {
+    logits(engine, s, row..row + 1)?;
+    engine.backend.argmax(&s.logits, engine.vocabulary, &mut s.best)
 }
 
 /// Shows what the output matrix would be multiplied with: all `n` rows of the latest batch, normalized.
@@ -252,6 +281,26 @@ fn add_branch<B: Backend>(
     b.add(&mut s.x, branch, n * plan.width)
 }
 
+/// [`add_branch`], and what comes next: `h = norm(x)`.
+fn add_branch_and_norm<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    post: Option<&NormWeights<B>>,
+    next: &NormWeights<B>,
+    s: &mut Scratch<B>,
+    n: usize,
+) -> Result<()> {
+    let Scratch { x, h, branch, normed, .. } = s;
+    let branch = match post {
+        Some(weights) => {
+            norm(b, plan, weights, branch, normed, n)?;
+            &*normed
+        }
+        None => &*branch,
+    };
+    b.add_norm(x, branch, plan.norm, plan.eps, &next.weight, next.bias.as_ref(), h, n, plan.width)
+}
+
 /// Normalizes queries or keys.
 fn head_norm<B: Backend>(
     b: &B,
@@ -289,11 +338,12 @@ fn attention<B: Backend>(
             (normed, q)
         }
     };
-    if let Some(rope) = rope {
-        b.rope(rope, q, n, plan.heads, plan.key_dim, start)?;
-        b.rope(rope, k, n, plan.kv_heads, plan.key_dim, start)?;
+    match rope {
+        Some(rope) => {
+            b.rope_store(rope, plan.heads, plan.kv_heads, plan.key_dim, q, k, v, cache, slot, start, n)?;
+        }
+        None => b.store(cache, slot, k, v, start, n)?,
     }
-    b.store(cache, slot, k, v, start, n)?;
     let shape = Attention {
         heads: plan.heads,
         kv_heads: plan.kv_heads,

@@ -6,7 +6,7 @@ use crate::error::malformed;
 use crate::model::{Model, ModelTensor};
 use anyhow::Context;
 use qconv_formats::{QTensor, Shape};
-use qconv_kernels::Backend;
+use qconv_kernels::{ARGMAX_LIMIT, Backend};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub(super) fn load<'b, B: Backend>(
     replaced: &Replaced,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Engine<'b, B>> {
-    let mut load = Loader { backend, model, used: HashSet::new(), replaced };
+    let mut load = Loader { backend, model, layer: None, used: HashSet::new(), replaced };
     let mut engine = load.skeleton()?;
     engine.blocks = (0..engine.plan.layers).map(|i| load.block(i, &engine.plan)).collect::<anyhow::Result<Vec<_>>>()?;
 
@@ -40,7 +40,7 @@ pub(super) fn skeleton<'b, B: Backend>(
     model: &Model,
     replaced: &Replaced,
 ) -> anyhow::Result<Engine<'b, B>> {
-    Loader { backend, model, used: HashSet::new(), replaced }.skeleton()
+    Loader { backend, model, layer: None, used: HashSet::new(), replaced }.skeleton()
 }
 
 /// One block, some tensors replaced.
@@ -51,7 +51,7 @@ pub(super) fn block<B: Backend>(
     layer: usize,
     replaced: &Replaced,
 ) -> anyhow::Result<Block<B>> {
-    Loader { backend, model, used: HashSet::new(), replaced }.block(layer, plan)
+    Loader { backend, model, layer: None, used: HashSet::new(), replaced }.block(layer, plan)
 }
 
 /// The widest hidden layer of all blocks, from the shapes of what leads out of it.
@@ -103,6 +103,7 @@ fn check(plan: &Plan, model: &Model) -> anyhow::Result<()> {
 struct Loader<'a, 'b, 'r, B> {
     backend: &'b B,
     model: &'a Model,
+    layer: Option<usize>, // that weights belong to
     used: HashSet<&'a str>,
     replaced: &'r Replaced,
 }
@@ -118,6 +119,10 @@ impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
         };
         if width != plan.width {
             return Err(self.shape_error(embedding, &[vocabulary, plan.width], "(vocabulary, width)"));
+        }
+        if vocabulary >= ARGMAX_LIMIT {
+            let what = format!("has {vocabulary} rows; fewer than {ARGMAX_LIMIT} tokens are possible");
+            return Err(malformed(self.model.path(), "tensor token_embd.weight", what));
         }
         let embedding = self.take(embedding)?;
         let (positions, learned_positions) = match (plan.rope.is_some(), self.find("position_embd.weight")) {
@@ -189,7 +194,7 @@ impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
     }
 
     fn hand_over(&self, name: &str, tensor: QTensor) -> anyhow::Result<B::Weight> {
-        self.backend.weight(tensor).with_context(|| format!("tensor {name}"))
+        self.backend.weight_of(self.layer, tensor).with_context(|| format!("tensor {name}"))
     }
 
     fn take(&self, t: &ModelTensor) -> anyhow::Result<B::Weight> {
@@ -272,6 +277,7 @@ impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
     }
 
     fn block(&mut self, i: usize, plan: &Plan) -> anyhow::Result<Block<B>> {
+        self.layer = Some(i);
         let width = plan.width;
         let name = |part: &str| format!("blk.{i}.{part}");
         let [q, k, v] = self.qkv(i, plan)?;

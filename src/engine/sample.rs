@@ -52,6 +52,11 @@ impl Sampler {
         }
     }
 
+    /// Whether the next token is the one with the largest logit, whatever came before: then nobody needs the logits.
+    pub fn is_greedy(&self) -> bool {
+        self.sampling.temperature <= 0.0 && self.sampling.repeat_penalty == 1.0
+    }
+
     /// The next token. `None` if the logits hold NaN or nothing finite: the model is broken.
     pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
         let Sampling { temperature, top_k, top_p, min_p, repeat_penalty, .. } = self.sampling;

@@ -52,6 +52,7 @@ pub struct Session<'e, B: Backend> {
     logits: Vec<f32>, // (logit_rows, vocabulary)
     one_token: B::Recording,
     one_row: B::Recording,
+    one_best: B::Recording,
     stop: Option<&'e AtomicBool>,
 }
 
@@ -75,6 +76,7 @@ impl<'b, B: Backend> Engine<'b, B> {
             logits: vec![0.0; logit_rows * self.vocabulary],
             one_token: B::Recording::default(),
             one_row: B::Recording::default(),
+            one_best: B::Recording::default(),
             stop: None,
         })
     }
@@ -219,6 +221,26 @@ impl<'e, B: Backend> Session<'e, B> {
     pub fn last_logits(&mut self) -> anyhow::Result<&[f32]> {
         assert!(self.rows > 0, "tokens were fed");
         self.logits(self.rows - 1..self.rows)
+    }
+
+    /// The token with the largest logit behind the last token, the first of equals: what a greedy [`super::Sampler`] takes, found
+    /// where the logits are. `None` if the logits hold NaN or nothing finite.
+    ///
+    /// # Panics
+    /// If nothing was fed since the session was made or truncated.
+    pub fn best_token(&mut self) -> anyhow::Result<Option<u32>> {
+        assert!(self.rows > 0, "tokens were fed");
+        let Session { engine, scratch, one_best, .. } = self;
+        match self.rows {
+            1 => {
+                let mut step = || forward::best(engine, scratch, 0);
+                engine.backend.repeat(one_best, None, &mut step)?;
+            }
+            rows => forward::best(engine, scratch, rows - 1)?,
+        }
+        let mut place = [f32::NAN];
+        self.engine.backend.read(&self.scratch.best, &mut place)?;
+        Ok((!place[0].is_nan()).then_some(place[0] as u32))
     }
 
     /// Forgets all tokens behind the first `length`; logits need a new [`Session::feed`].

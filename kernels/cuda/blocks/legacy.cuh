@@ -54,21 +54,20 @@ using Q5_1 = Five<true>;
 struct Q8_0 {
     static constexpr int WEIGHTS = 32, OFFSET = 0;
     static constexpr bool HALVES = false, ADDEND = false;
-    using Layout = Planes<32, 2>;   // codes; d
+    using Layout = Planes<16, 16, 2>;   // codes 0-15; codes 16-31: neighbours load neighbouring bytes; d
 
     struct Raw {
         uint4 codes[2];
-        float d;
+        uint16_t d;
     };
     static __device__ __forceinline__ Raw load(Row row, int g) {
-        const uint8_t* codes = Layout::at<0>(row, g);
-        return Raw{{::load<uint4>(codes), ::load<uint4>(codes + 16)}, load_half(Layout::at<1>(row, g))};
+        return Raw{{::load<uint4>(Layout::at<0>(row, g)), ::load<uint4>(Layout::at<1>(row, g))}, ::load<uint16_t>(Layout::at<2>(row, g))};
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int, Group& to) {
         const uint4 a = raw.codes[0], b = raw.codes[1];
         const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
         for (int k = 0; k < 8; ++k) to.q[k] = w[k];
-        both(to, raw.d);
+        both(to, half_bits(raw.d));
     }
 };

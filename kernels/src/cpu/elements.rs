@@ -6,6 +6,20 @@ use crate::Norm;
 #[cfg(test)]
 mod tests;
 
+/// See [`crate::Backend::argmax`].
+pub(super) fn argmax(x: &[f32]) -> f32 {
+    let mut best = (f32::NEG_INFINITY, f32::NAN);
+    for (i, &v) in x.iter().enumerate() {
+        if v.is_nan() || v == f32::INFINITY {
+            return f32::NAN;
+        }
+        if v > best.0 {
+            best = (v, i as f32);
+        }
+    }
+    best.1
+}
+
 /// `x = f(x, y)`, element by element.
 pub(super) trait Function: Copy {
     /// On vectors.

@@ -374,6 +374,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn argmax(&self, x: &Buffer, len: usize, out: &mut Buffer) -> Result<()> {
+        out[0] = elements::argmax(&x[..len]);
+        Ok(())
+    }
+
     fn gather(&self, x: &Buffer, rows: &[u32], cols: usize, out: &mut Buffer) -> Result<()> {
         self.rows(out, rows.len(), cols, |i, out| out.copy_from_slice(&x[rows[i] as usize * cols..][..cols]));
         Ok(())

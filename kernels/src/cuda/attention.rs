@@ -1,6 +1,7 @@
 //! Attention and the key-value cache.
 
 use super::device::Device;
+use super::launch::Launch;
 use super::memory::{Buffer, Memory};
 use crate::{Attention, CacheShape, Error, Result, Rope, RopeStyle};
 
@@ -154,6 +155,9 @@ pub(super) fn attention(
     let tiles = rows.div_ceil(16 * warps);
     let count = parts(device, tiles * kv_heads, warps, (start + n).min(window + n));
     let room = if count == 1 { 0 } else { count * kv_heads * rows * (value_dim + 2) * 4 };
+    let len = n * heads * value_dim;
+    // Rounded for the product that follows, where one has asked for it; groups of 32 must not cross heads.
+    let rounds = out.codes().are_wanted() && value_dim.is_multiple_of(32);
     device.workspace().with(device, room, |workspace| {
         device.at_position(start, |position| {
             let launch = device
@@ -162,17 +166,29 @@ pub(super) fn attention(
                 .bytes(&cache.keys, keys, key_bytes)
                 .bytes(&cache.values, values, value_bytes)
                 .bytes(position, 0, 4)
-                .floats_mut(out, n * heads * value_dim);
+                .floats_mut(out, len);
             let launch = if count == 1 { launch.none() } else { launch.bytes_mut(workspace, 0, room) };
+            let launch = give(launch, out, len, rounds && count == 1);
             let launch = launch.int(n).int(heads).int(kv_heads).int(positions).int(window).float(shape.scale);
             launch.float(shape.soft_cap.unwrap_or(0.0)).run((tiles, kv_heads, count), (32 * warps, 1, 1), 0)
         })?;
         if count == 1 {
             return Ok(());
         }
-        let launch = device.launch("combine").bytes(workspace, 0, room).floats_mut(out, n * heads * value_dim);
-        launch.int(count).int(heads).int(kv_heads).int(value_dim).run((n * heads, 1, 1), (128, 1, 1), 0)
-    })
+        let launch = device.launch("combine").bytes(workspace, 0, room).floats_mut(out, len);
+        let launch = give(launch, out, len, rounds);
+        let threads = (value_dim / 4).next_multiple_of(32);
+        launch.int(count).int(heads).int(kv_heads).int(value_dim).run((n * heads, 1, 1), (threads, 1, 1), 0)
+    })?;
+    if rounds {
+        out.codes().set_fresh(device, len);
+    }
+    Ok(())
+}
+
+/// Adds the 8-bit form of the first `len` floats to a launch, or null pointers.
+fn give<'a>(launch: Launch<'a>, out: &Buffer, len: usize, wanted: bool) -> Launch<'a> {
+    if wanted { out.codes().give(launch, len, out.len()) } else { launch.none().none() }
 }
 
 /// Widths of heads that attention.cu is made for; others take the plain kernel.

@@ -25,7 +25,7 @@ pub(super) struct Device {
     name: String,
     capability: (i32, i32),
     modules: Vec<Arc<CudaModule>>,
-    kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    kernels: Mutex<HashMap<String, Option<Arc<Kernel>>>>,
     staging: Mutex<Option<Memory>>,
     position: Mutex<Option<(usize, Memory)>>,
     token: Mutex<Option<(usize, Memory)>>,
@@ -170,16 +170,16 @@ impl Device {
     /// A kernel, looked for in all modules once. Errors: there is none of this name, which is the program's fault.
     fn kernel(&self, name: &str) -> Result<Arc<Kernel>> {
         let mut kernels = lock(&self.kernels);
-        if let Some(kernel) = kernels.get(name) {
-            return Ok(kernel.clone());
-        }
-        let found = self.modules.iter().find_map(|m| m.load_function(name).ok());
-        let Some(function) = found else {
-            return Err(Error::Device(format!("there is no CUDA kernel {name} in this program")));
+        let found = match kernels.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let function = self.modules.iter().find_map(|m| m.load_function(name).ok());
+                let kernel = function.map(|function| Kernel::new(name, function).map(Arc::new)).transpose()?;
+                kernels.insert(name.to_owned(), kernel.clone());
+                kernel
+            }
         };
-        let kernel = Arc::new(Kernel::new(name, function)?);
-        kernels.insert(name.to_owned(), kernel.clone());
-        Ok(kernel)
+        found.ok_or_else(|| Error::Device(format!("there is no CUDA kernel {name} in this program")))
     }
 
     /// Gives `with` these bytes in device memory, which is used again by the next call.

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::memory::{Buffer, Memory};
 use super::weight::Weight;
-use crate::{Activation, Norm, Result, Rope, RopeStyle};
+use crate::{ARGMAX_LIMIT, Activation, Norm, Result, Rope, RopeStyle};
 
 /// Threads of a block in norm.cu, elements.cu, rows.cu and position.cu.
 const THREADS: usize = 256;
@@ -119,6 +119,11 @@ pub(super) fn scale(device: &Device, x: &mut Buffer, factor: f32, len: usize) ->
 
 pub(super) fn soft_cap(device: &Device, x: &mut Buffer, cap: f32, len: usize) -> Result<()> {
     device.launch("soft_cap").floats_mut(x, len).float(cap).int(len).run_over(len, THREADS)
+}
+
+pub(super) fn argmax(device: &Device, x: &Buffer, len: usize, out: &mut Buffer) -> Result<()> {
+    assert!(len < ARGMAX_LIMIT, "places among {len} floats are not exact as floats");
+    device.launch("argmax").floats(x, len).floats_mut(out, 1).int(len).run((1, 1, 1), (1024, 1, 1), 0)
 }
 
 /// Gives `with` the numbers of rows in device memory, `(rows.len())` ints.

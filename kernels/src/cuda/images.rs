@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 /// A line for each source.
 const ALL: &[Source] = &[
+    Source { name: "argmax", archive: include_bytes!("images/argmax.zlib") },
     Source { name: "attention", archive: include_bytes!("images/attention.zlib") },
     Source { name: "elements", archive: include_bytes!("images/elements.zlib") },
     Source { name: "embed", archive: include_bytes!("images/embed.zlib") },
@@ -36,8 +37,8 @@ const LARGEST: usize = 256 << 20;
 enum For {
     /// Machine code for devices of this major capability and at least this minor one.
     Capability(i32, i32),
-    /// PTX, which the driver compiles for the device.
-    Any,
+    /// PTX, which the driver compiles for any device of this capability or a newer one.
+    From(i32, i32),
 }
 
 impl Source {
@@ -48,13 +49,16 @@ impl Source {
         let unpacked = unpacked.map_err(|_| broken())?;
         let (mut images, mut rest) = (Vec::new(), &unpacked[..]);
         while !rest.is_empty() {
-            // "sm_80 12345" or "ptx 12345", and as many bytes.
+            // "sm_80 12345" or "compute_80 12345", and as many bytes.
             let line = rest.split(|&b| b == b'\n').next().ok_or_else(broken)?;
             let (kind, len) = std::str::from_utf8(line).ok().and_then(|l| l.split_once(' ')).ok_or_else(broken)?;
             let len: usize = len.parse().map_err(|_| broken())?;
-            let kind = match kind.strip_prefix("sm_").map(str::parse::<i32>) {
-                Some(Ok(number)) => For::Capability(number / 10, number % 10),
-                _ => For::Any,
+            let (kind, number) = kind.split_once('_').ok_or_else(broken)?;
+            let number: i32 = number.parse().map_err(|_| broken())?;
+            let kind = match kind {
+                "sm" => For::Capability(number / 10, number % 10),
+                "compute" => For::From(number / 10, number % 10),
+                _ => return Err(broken()),
             };
             let bytes = rest.get(line.len() + 1..).and_then(|r| r.get(..len)).ok_or_else(broken)?;
             images.push((kind, bytes.to_vec()));
@@ -64,34 +68,43 @@ impl Source {
     }
 }
 
-/// The image for a device: machine code of the nearest capability that it runs, else PTX.
-fn best(images: &[(For, Vec<u8>)], (major, minor): (i32, i32)) -> Option<&(For, Vec<u8>)> {
-    let rank = |image: &&(For, Vec<u8>)| match image.0 {
-        For::Capability(m, n) if m == major && n <= minor => n,
-        For::Capability(..) => i32::MIN,
-        For::Any => -1,
+/// Images for a device, the best first: machine code of the nearest capability that it should run, then PTX.
+fn candidates(images: Vec<(For, Vec<u8>)>, device: (i32, i32)) -> Vec<(For, Vec<u8>)> {
+    let rank = |image: For| match image {
+        For::Capability(major, minor) if major == device.0 && minor <= device.1 => Some(1 + minor),
+        For::From(major, minor) if (major, minor) <= device => Some(0),
+        _ => None,
     };
-    images.iter().max_by_key(rank).filter(|i| rank(i) > i32::MIN)
+    let mut fitting: Vec<_> = images.into_iter().filter(|i| rank(i.0).is_some()).collect();
+    fitting.sort_by_key(|i| std::cmp::Reverse(rank(i.0)));
+    fitting
 }
 
-/// Loads the images for a device of this compute capability. Errors: the driver is older than the images.
+/// Loads the images for a device of this compute capability. Errors, each a sentence: there are none for it, or the driver is older
+/// than they are.
 pub(super) fn load(context: &Arc<CudaContext>, capability: (i32, i32)) -> Result<Vec<Arc<CudaModule>>> {
+    let (major, minor) = capability;
     let module = |source: &Source| {
-        let images = source.unpack()?;
-        let Some((_, image)) = best(&images, capability) else {
-            return Err(Error::Device(format!("the embedded kernels of {} fit no such device", source.name)));
-        };
-        context.load_module(Ptx::from_binary(image.clone())).map_err(|e| match e {
-            DriverError(
-                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-                | CUresult::CUDA_ERROR_INVALID_PTX
-                | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
-            ) => Error::Unavailable(format!(
-                "the NVIDIA driver is too old to load the kernels for a device of capability {}.{}; update it, or use --backend cpu",
-                capability.0, capability.1
-            )),
-            e => failed(&format!("loading the kernels of {}", source.name), e),
-        })
+        let mut why = Error::Unavailable(format!(
+            "this program has no kernels for devices of compute capability {major}.{minor}: it has machine code for 7.5, 8.0, \
+             8.6, 8.9 and 9.0, and PTX for 8.0 and newer; use --backend cpu"
+        ));
+        for (_, image) in candidates(source.unpack()?, capability) {
+            why = match context.load_module(Ptx::from_binary(image)) {
+                Ok(module) => return Ok(module),
+                // Machine code need not run on embedded devices of the same major capability (8.7); then there is PTX.
+                Err(DriverError(
+                    CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+                    | CUresult::CUDA_ERROR_INVALID_PTX
+                    | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+                )) => Error::Unavailable(format!(
+                    "the NVIDIA driver is too old to load the kernels for a device of capability {major}.{minor}; update it, or \
+                     use --backend cpu"
+                )),
+                Err(e) => return Err(failed(&format!("loading the kernels of {}", source.name), e)),
+            };
+        }
+        Err(why)
     };
     ALL.iter().map(module).collect()
 }
@@ -112,22 +125,29 @@ mod tests {
         sources.sort();
         assert_eq!(ALL.iter().map(|s| s.name).collect::<Vec<_>>(), sources, "a line in ALL for each kernels/cuda/*.cu");
         for source in ALL {
-            let images = source.unpack().unwrap();
             for (device, want) in [
-                ((7, 5), For::Capability(7, 5)),
-                ((8, 0), For::Capability(8, 0)),
-                ((8, 7), For::Capability(8, 6)),
-                ((8, 9), For::Capability(8, 9)),
-                ((9, 0), For::Capability(9, 0)),
-                ((10, 0), For::Any),
-                ((12, 1), For::Any),
+                ((7, 5), &[For::Capability(7, 5)][..]),
+                ((8, 0), &[For::Capability(8, 0), For::From(8, 0)]),
+                ((8, 7), &[For::Capability(8, 6), For::Capability(8, 0), For::From(8, 0)]),
+                ((8, 9), &[For::Capability(8, 9), For::Capability(8, 6), For::Capability(8, 0), For::From(8, 0)]),
+                ((9, 0), &[For::Capability(9, 0), For::From(8, 0)]),
+                ((10, 0), &[For::From(8, 0)]),
+                ((12, 1), &[For::From(8, 0)]),
+                ((7, 2), &[]),
             ] {
-                let (found, bytes) = best(&images, device).unwrap();
-                assert_eq!(*found, want, "{} for {device:?}", source.name);
-                let start: &[u8] = if want == For::Any { b"//" } else { b"\x7fELF" };
-                assert!(bytes.starts_with(start), "{} for {device:?}", source.name);
+                let found = candidates(source.unpack().unwrap(), device);
+                assert_eq!(found.iter().map(|i| i.0).collect::<Vec<_>>(), want, "{} for {device:?}", source.name);
+                for (kind, bytes) in found {
+                    let start: &[u8] = if matches!(kind, For::From(..)) { b"//" } else { b"\x7fELF" };
+                    assert!(bytes.starts_with(start), "{} for {device:?}", source.name);
+                }
             }
         }
+        // What the sentence about devices without kernels says.
+        let mut kinds: Vec<String> = ALL[0].unpack().unwrap().iter().map(|i| format!("{:?}", i.0)).collect();
+        kinds.sort();
+        let told = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0)].map(|(m, n)| format!("{:?}", For::Capability(m, n)));
+        assert_eq!(kinds, [&told[..], &["From(8, 0)".to_owned()]].concat());
     }
 
     #[test]

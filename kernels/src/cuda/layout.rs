@@ -50,7 +50,7 @@ pub(super) static ALL: &[Layout] = &[
     layout("Q4_1", &[codes(4, 16, 4..20), bytes(0..4)]),
     layout("Q5_0", &[codes(4, 16, 6..22), codes(1, 1, 2..6), bytes(0..2)]),
     layout("Q5_1", &[codes(4, 16, 8..24), codes(1, 1, 4..8), bytes(0..4)]),
-    layout("Q8_0", &[bytes(2..34), bytes(0..2)]),
+    layout("Q8_0", &[bytes(2..18), bytes(18..34), bytes(0..2)]),
     layout("Q2_K", &[codes(2, 32, 16..80), bytes(0..16), bytes(80..84)]),
     layout("Q3_K", &[codes(2, 32, 32..96), codes(1, 32, 0..32), bytes(96..108), bytes(108..110)]),
     layout("Q4_K", &[codes(4, 32, 16..144), bytes(0..16)]),

@@ -4,9 +4,10 @@
 //! |---|---|---|
 //! | quantized | `matvec1_`, `matvec8_`: 8-bit activations | `matmul16_`, `matmul64_`: 8-bit activations, tensor cores |
 //! | F16, BF16 | the same names: f32 activations | `matmul16_`, `matmul128_`: activations of the same type, tensor cores |
-//! | F32, BF16 where tensor cores lack it (Turing; PTX) | the same | `matvec8_`, eight tokens at a time |
+//! | F32, BF16 where tensor cores lack it (Turing) | the same | `matvec8_`, eight tokens at a time |
 //!
-//! Weights of one format that share activations go in one launch.
+//! Weights of one format that share activations go in one launch; with a single token also weights of two formats, where matvec.cu
+//! has a kernel for the pair (`matvec1_Q4_K_Q6_K`).
 
 use super::Cuda;
 use super::device::Device;
@@ -65,7 +66,7 @@ impl Plan {
             return Plan {
                 kernel: format!("matvec{most}_{name}"),
                 activations: if quantized { Activations::Codes } else { Activations::Floats },
-                tile: (2, most),
+                tile: (if quantized && n == 1 { 4 } else { 2 }, most), // as ROWS_OF in matvec.cu
                 threads: 32 * steps.div_ceil(32).clamp(1, 4),
                 shared: 0,
                 tokens_first: false,
@@ -101,15 +102,40 @@ pub(super) fn matmul(device: &Device, x: &Buffer, n: usize, outs: &mut [Product<
     // Products of one format side by side; within a format they keep their order.
     let mut order: Vec<&mut Product<'_, Cuda>> = outs.iter_mut().collect();
     order.sort_by_key(|p| (p.weight.format.is_quantized(), p.weight.format.ggml_id));
-    for same in order.chunk_by_mut(|a, b| a.weight.format == b.weight.format) {
-        let plan = Plan::of(device, same[0].weight, n);
+    let mut rest = &mut order[..];
+    while let Some(first) = rest.first() {
+        let mut plan = Plan::of(device, first.weight, n);
+        let (same, both) = runs(rest);
+        let pair = (n == 1 && both > same && both <= PARTS)
+            .then(|| format!("{}_{}", plan.kernel, rest[same].weight.format.name))
+            .filter(|kernel| device.has(kernel));
+        let (count, second) = match pair {
+            Some(kernel) => {
+                plan.kernel = kernel;
+                (both, Some(same))
+            }
+            None => (same.min(PARTS), None),
+        };
+        let (parts, others) = std::mem::take(&mut rest).split_at_mut(count);
         let room = if plan.activations == Activations::Rounded { room(n, cols).0 } else { 0 };
         device.workspace().with(device, room, |workspace| {
-            prepare(device, plan.activations, same[0].weight.format.name, x, n, cols, workspace)?;
-            same.chunks_mut(PARTS).try_for_each(|parts| launch(device, &plan, parts, x, n, cols, workspace))
+            prepare(device, plan.activations, parts[0].weight.format.name, x, n, cols, workspace)?;
+            launch(device, &plan, parts, second, x, n, cols, workspace)
         })?;
+        rest = others;
     }
     Ok(())
+}
+
+/// How many of the first products are of the first's format, and how many of that or the next format.
+fn runs(products: &[&mut Product<'_, Cuda>]) -> (usize, usize) {
+    let run = |from: usize| {
+        let rest = products.get(from..).unwrap_or_default();
+        let of = |p: &&&mut Product<'_, Cuda>| p.weight.format == rest[0].weight.format;
+        rest.iter().take_while(of).count()
+    };
+    let same = run(0);
+    (same, same + run(same))
 }
 
 /// Bytes of activations rounded to 16 bits, and where the tokens' powers of two begin.
@@ -150,10 +176,13 @@ fn prepare(
     }
 }
 
+/// `second`: the first of the parts that are of a second format, for kernels of two.
+#[allow(clippy::too_many_arguments)] // what a launch consists of
 fn launch(
     device: &Device,
     plan: &Plan,
     parts: &mut [&mut Product<'_, Cuda>],
+    second: Option<usize>,
     x: &Buffer,
     n: usize,
     cols: usize,
@@ -182,7 +211,8 @@ fn launch(
             launch.bytes(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes(workspace, at, n * 4)
         }
     };
-    plan.run(launch.int(cols).int(n), blocks, n)
+    let launch = launch.int(cols).int(n);
+    plan.run(second.into_iter().fold(launch, Launch::int), blocks, n)
 }
 
 /// See [`crate::Backend::embed`].

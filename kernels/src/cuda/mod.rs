@@ -214,6 +214,10 @@ impl Backend for Cuda {
         elements::soft_cap(&self.device, x, cap, len)
     }
 
+    fn argmax(&self, x: &Buffer, len: usize, out: &mut Buffer) -> Result<()> {
+        elements::argmax(&self.device, x, len, out)
+    }
+
     fn gather(&self, x: &Buffer, rows: &[u32], cols: usize, out: &mut Buffer) -> Result<()> {
         elements::gather(&self.device, x, rows, cols, out)
     }

@@ -89,6 +89,47 @@ fn products_in_every_format() {
     }
 }
 
+/// Queries, keys and values of one token in two formats: in one launch where there is a kernel for the pair.
+#[test]
+fn two_formats_in_one_launch() {
+    let Some(cuda) = cuda() else { return };
+    let mut random = Random::new(12);
+    let formats: Vec<_> = formats().filter(|f| f.is_quantized()).collect();
+    let mut pairs = 0;
+    for a in &formats {
+        for b in formats.iter().filter(|b| a.ggml_id < b.ggml_id) {
+            if !cuda.device.has(&format!("matvec1_{}_{}", a.name, b.name)) {
+                continue;
+            }
+            pairs += 1;
+            // Two of the first and one of the second, the reverse, one each; mixed up.
+            for [f1, f2, f3] in [[a, a, b], [b, a, b], [a, b, a]] {
+                let cols = 512;
+                let (x, bias) = (random.floats(cols), random.floats(6));
+                let tensors =
+                    [(f1, 13), (f2, 6), (f3, 9)].map(|(f, rows)| random_weight(&mut random, f, &[rows, cols]));
+                fn run<B: Backend>(b: &B, tensors: &[QTensor; 3], x: &[f32], bias: &[f32]) -> Vec<f32> {
+                    let weights = tensors.each_ref().map(|t| b.weight(t.clone()).unwrap());
+                    let (bias, x) = (vector(b, bias), filled(b, x, 0));
+                    let mut outs = tensors.each_ref().map(|t| filled(b, &vec![7.0; t.shape().rows() + 2], 0));
+                    let biases = [None, Some(&bias), None];
+                    let products = outs.iter_mut().zip(&weights).zip(biases);
+                    let mut products: Vec<_> =
+                        products.map(|((out, weight), bias)| Product { weight, bias, out }).collect();
+                    b.matmul(&x, 1, &mut products).unwrap();
+                    outs.iter().zip(tensors).flat_map(|(o, t)| contents(b, o, t.shape().rows() + 2)).collect()
+                }
+                cuda.start_profile();
+                let got = run(&cuda, &tensors, &x, &bias);
+                let launches: usize = cuda.kernel_times().unwrap().iter().map(|k| k.launches).sum();
+                assert_eq!(launches, 2, "rounding and one product of {} and {}", a.name, b.name);
+                agree(&got, &run(&oracle_for(a), &tensors, &x, &bias), 4e-6, &format!("{} {}", a.name, b.name));
+            }
+        }
+    }
+    assert_eq!(pairs, 8, "all of FOR_ALL_PAIRS");
+}
+
 #[test]
 fn what_is_no_number_stays_none() {
     let Some(cuda) = cuda() else { return };
@@ -124,6 +165,44 @@ fn embeddings_in_every_format() {
             }
             assert_eq!(run(&cuda, &tensor, cols), run(&oracle(), &tensor, cols), "{} {cols}", format.name);
         }
+    }
+}
+
+/// A product behind attention takes what attention rounded, once the first has asked for it: bit for bit what a launch of its own
+/// would have rounded.
+#[test]
+fn attention_rounds_for_the_product_behind_it() {
+    let Some(cuda) = cuda() else { return };
+    let mut random = Random::new(13);
+    let format = block::BlockFormat::by_name("Q8_0").unwrap();
+    for (heads, kv_heads, dim, start, n) in [
+        (4, 2, 64, 5, 1),    // one part
+        (4, 2, 128, 300, 1), // several, put together
+        (4, 4, 128, 0, 21),  // a prompt: rows beyond the last
+        (2, 1, 256, 3, 2),
+        (2, 2, 80, 3, 2), // heads that groups of 32 cross
+    ] {
+        let (width, positions) = (kv_heads * dim, start + n);
+        let shape =
+            Attention { heads, kv_heads, key_dim: dim, value_dim: dim, scale: 0.3, window: None, soft_cap: None };
+        let cache = CacheShape { layers: 1, positions, kv_heads, key_width: width, value_width: width };
+        let mut cache = cuda.cache(cache).unwrap();
+        let mut states = |width: usize, n: usize| filled(&cuda, &random.floats(n * width), 0);
+        let (k, v, q) = (states(width, positions), states(width, positions), states(heads * dim, n));
+        cuda.store(&mut cache, 0, &k, &v, 0, positions).unwrap();
+        let weight = cuda.weight(random_weight(&mut random, format, &[5, heads * dim])).unwrap();
+        let mut out = cuda.buffer(n * heads * dim + 64).unwrap();
+        let mut run = || {
+            cuda.start_profile();
+            cuda.attention(&shape, &q, &cache, 0, start, n, &mut out).unwrap();
+            let mut result = cuda.buffer(n * 5).unwrap();
+            cuda.matmul(&out, n, &mut [Product { weight: &weight, bias: None, out: &mut result }]).unwrap();
+            let roundings = cuda.kernel_times().unwrap().iter().any(|k| k.kernel == "quantize");
+            (contents(&cuda, &result, n * 5), roundings)
+        };
+        let (first, second) = (run(), run());
+        assert_eq!(first.0, second.0, "{shape:?} {start} {n}");
+        assert_eq!((first.1, second.1), (true, dim % 32 != 0), "{shape:?}");
     }
 }
 

@@ -92,6 +92,44 @@ fn norms_between_products() {
 }
 
 #[test]
+fn the_largest_and_the_first_of_equals() {
+    let Some(cuda) = cuda() else { return };
+    let mut random = Random::new(11);
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    let mut cases: Vec<(Vec<f32>, f32)> = vec![
+        (vec![-3.0], 0.0),
+        (vec![-0.0, 0.0, -1.0], 0.0),
+        (vec![-inf, -2.0, -2.0], 1.0),
+        (vec![-inf; 40], nan),
+        (vec![1.0, nan, 2.0], nan),
+        (vec![1.0, inf, 2.0], nan),
+        (vec![], nan),
+    ];
+    for len in [31, 1024, 1025, 5000] {
+        let x = random.floats(len);
+        let at = random.next() as usize % len;
+        for (first, second) in [(at, len - 1), (at / 2, at)] {
+            let mut x = x.clone();
+            (x[first], x[second]) = (1.5, 1.5);
+            cases.push((x.clone(), first.min(second) as f32));
+            x[at] = nan;
+            cases.push((x, nan));
+        }
+    }
+    for (x, want) in cases {
+        fn largest<B: Backend>(backend: &B, x: &[f32]) -> Vec<f32> {
+            let mut out = filled(backend, &[7.0; 3], 0);
+            backend.argmax(&filled(backend, x, 1), x.len(), &mut out).unwrap();
+            contents(backend, &out, 3)
+        }
+        for (got, who) in [(largest(&cuda, &x), "cuda"), (largest(&oracle(), &x), "cpu")] {
+            assert!(got[0] == want || (got[0].is_nan() && want.is_nan()), "{who}, {}: {got:?}, not {want}", x.len());
+            assert_eq!(got[1..], [7.0; 2], "{who}");
+        }
+    }
+}
+
+#[test]
 fn rope_into_the_cache() {
     let mut random = Random::new(10);
     for style in [RopeStyle::Interleaved, RopeStyle::Neox] {

@@ -1,0 +1,435 @@
+//! A model in two places: its first layers on one backend, the rest on another, for cards whose memory does not hold all of it.
+//!
+//! Weights and layers of the cache are on one side, and an operation runs where they are; operations without either run where
+//! their numbers are. A buffer exists on both sides and knows on which its floats count. Where an operation needs them on the
+//! other side they are copied through the host: once behind the first side's last layer, and once behind the second's.
+//!
+//! What belongs to no layer (embeddings, the output) is on the first side. Tokens are not recorded ([`Backend::repeat`]), since they
+//! are copied on the way.
+
+use crate::{Activation, Attention, Backend, CacheShape, DeviceUse, KernelTime, Norm, Product, Result, Rope};
+use qconv_formats::QTensor;
+use std::cell::{Ref, RefCell};
+
+/// Two backends as one.
+pub struct Split<A, B> {
+    first: A,
+    second: B,
+    /// Layers on the first side.
+    layers: usize,
+}
+
+impl<A: Backend, B: Backend> Split<A, B> {
+    /// The first `layers` layers on `first`, with all that belongs to no layer, and the others on `second`.
+    pub fn new(first: A, second: B, layers: usize) -> Self {
+        Split { first, second, layers }
+    }
+
+    /// The side of a layer.
+    fn side_of(&self, layer: usize) -> Side {
+        if layer < self.layers { Side::First } else { Side::Second }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    First,
+    Second,
+}
+
+/// A weight on its side.
+pub struct Weight<A: Backend, B: Backend> {
+    place: Placed<A, B>,
+    rows: usize,
+    cols: usize,
+}
+
+enum Placed<A: Backend, B: Backend> {
+    First(A::Weight),
+    Second(B::Weight),
+}
+
+impl<A: Backend, B: Backend> Weight<A, B> {
+    fn side(&self) -> Side {
+        match self.place {
+            Placed::First(_) => Side::First,
+            Placed::Second(_) => Side::Second,
+        }
+    }
+}
+
+/// Activations: floats on both sides.
+pub struct Buffer<A: Backend, B: Backend>(RefCell<Floats<A, B>>);
+
+struct Floats<A: Backend, B: Backend> {
+    first: A::Buffer,
+    second: B::Buffer,
+    /// Where they count; `None`: on both sides, which agree.
+    side: Option<Side>,
+    /// How many of them count: as far as they were written last.
+    len: usize,
+}
+
+impl<A: Backend, B: Backend> Floats<A, B> {
+    /// Sees to it that the first `len` floats, and all that count, are on a side.
+    fn bring(&mut self, split: &Split<A, B>, side: Side, len: usize) -> Result<()> {
+        let Some(from) = self.side.filter(|from| *from != side) else { return Ok(()) };
+        let mut host = vec![0.0; self.len.max(len)];
+        match from {
+            Side::First => {
+                split.first.read(&self.first, &mut host)?;
+                split.second.write(&host, &mut self.second)?;
+            }
+            Side::Second => {
+                split.second.read(&self.second, &mut host)?;
+                split.first.write(&host, &mut self.first)?;
+            }
+        }
+        self.side = None;
+        Ok(())
+    }
+}
+
+impl<A: Backend, B: Backend> Buffer<A, B> {
+    /// Where its floats can be had for nothing; the first side if on both.
+    fn side(&self) -> Side {
+        self.0.borrow().side.unwrap_or(Side::First)
+    }
+}
+
+/// Keys and values: each layer's on its side.
+pub struct Cache<A: Backend, B: Backend> {
+    first: A::Cache,
+    second: B::Cache,
+    shape: CacheShape,
+}
+
+/// The two sides, each with the same functions.
+macro_rules! half {
+    ($half:ident, $backend:ident, $field:ident, $variant:ident, $layer:expr) => {
+        struct $half<'s, A, B>(&'s Split<A, B>);
+
+        impl<A: Backend, B: Backend> $half<'_, A, B> {
+            fn backend(&self) -> &$backend {
+                &self.0.$field
+            }
+
+            /// A weight of this side.
+            fn weight<'w>(&self, weight: &'w Weight<A, B>) -> &'w $backend::Weight {
+                match &weight.place {
+                    Placed::$variant(weight) => weight,
+                    _ => panic!("weights that are used together belong to one layer"),
+                }
+            }
+
+            /// The first `len` floats of a buffer, to be read.
+            fn floats<'b>(&self, buffer: &'b Buffer<A, B>, len: usize) -> Result<Ref<'b, $backend::Buffer>> {
+                buffer.0.borrow_mut().bring(self.0, Side::$variant, len)?;
+                Ok(Ref::map(buffer.0.borrow(), |floats| &floats.$field))
+            }
+
+            /// The first `len` floats, all of which will be written.
+            fn write<'b>(&self, buffer: &'b mut Buffer<A, B>, len: usize) -> &'b mut $backend::Buffer {
+                let floats = buffer.0.get_mut();
+                (floats.side, floats.len) = (Some(Side::$variant), len);
+                &mut floats.$field
+            }
+
+            /// The first `len` floats, which will be changed.
+            fn change<'b>(&self, buffer: &'b mut Buffer<A, B>, len: usize) -> Result<&'b mut $backend::Buffer> {
+                let floats = buffer.0.get_mut();
+                floats.bring(self.0, Side::$variant, len)?;
+                (floats.side, floats.len) = (Some(Side::$variant), floats.len.max(len));
+                Ok(&mut floats.$field)
+            }
+
+            fn cache<'c>(&self, cache: &'c Cache<A, B>) -> &'c $backend::Cache {
+                &cache.$field
+            }
+
+            fn cache_mut<'c>(&self, cache: &'c mut Cache<A, B>) -> &'c mut $backend::Cache {
+                &mut cache.$field
+            }
+
+            /// The number of a layer in this side's cache.
+            fn layer(&self, layer: usize) -> usize {
+                let before: fn(usize) -> usize = $layer;
+                layer - before(self.0.layers)
+            }
+        }
+    };
+}
+half!(First, A, first, First, |_| 0);
+half!(Second, B, second, Second, |layers| layers);
+
+/// The same for either side.
+macro_rules! on {
+    ($split:expr, $side:expr, |$half:ident| $body:expr) => {
+        match $side {
+            Side::First => {
+                let $half = First($split);
+                $body
+            }
+            Side::Second => {
+                let $half = Second($split);
+                $body
+            }
+        }
+    };
+}
+
+impl<A: Backend, B: Backend> Backend for Split<A, B> {
+    type Weight = Weight<A, B>;
+    type Buffer = Buffer<A, B>;
+    type Cache = Cache<A, B>;
+    type Recording = ();
+
+    fn name(&self) -> String {
+        format!("{} for {} layers and the output, {} for the rest", self.first.name(), self.layers, self.second.name())
+    }
+
+    fn start_profile(&self) {
+        self.first.start_profile();
+        self.second.start_profile();
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let mut all = self.first.kernel_times()?;
+        all.extend(self.second.kernel_times()?);
+        all.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Ok(all)
+    }
+
+    fn watch_device(&self) {
+        self.first.watch_device();
+        self.second.watch_device();
+    }
+
+    fn device_use(&self) -> Option<DeviceUse> {
+        self.second.device_use().or_else(|| self.first.device_use())
+    }
+
+    fn weight(&self, tensor: QTensor) -> Result<Self::Weight> {
+        self.weight_of(None, tensor)
+    }
+
+    fn weight_of(&self, layer: Option<usize>, tensor: QTensor) -> Result<Self::Weight> {
+        let (rows, cols) = (tensor.shape().rows(), tensor.shape().cols());
+        let place = match layer.map_or(Side::First, |layer| self.side_of(layer)) {
+            Side::First => Placed::First(self.first.weight_of(layer, tensor)?),
+            Side::Second => Placed::Second(self.second.weight_of(layer, tensor)?),
+        };
+        Ok(Weight { place, rows, cols })
+    }
+
+    fn buffer(&self, len: usize) -> Result<Self::Buffer> {
+        let (first, second) = (self.first.buffer(len)?, self.second.buffer(len)?);
+        Ok(Buffer(RefCell::new(Floats { first, second, side: None, len })))
+    }
+
+    fn cache_float_bytes(&self) -> usize {
+        self.first.cache_float_bytes().max(self.second.cache_float_bytes())
+    }
+
+    fn cache_head_bytes(&self, dim: usize) -> usize {
+        self.first.cache_head_bytes(dim).max(self.second.cache_head_bytes(dim))
+    }
+
+    fn cache_block(&self) -> usize {
+        self.first.cache_block().max(self.second.cache_block())
+    }
+
+    fn cache(&self, shape: CacheShape) -> Result<Self::Cache> {
+        let layers = shape.layers.min(self.layers);
+        let first = self.first.cache(CacheShape { layers, ..shape })?;
+        let second = self.second.cache(CacheShape { layers: shape.layers - layers, ..shape })?;
+        Ok(Cache { first, second, shape })
+    }
+
+    fn read(&self, from: &Self::Buffer, out: &mut [f32]) -> Result<()> {
+        on!(self, from.side(), |half| half.backend().read(&*half.floats(from, out.len())?, out))
+    }
+
+    fn write(&self, from: &[f32], to: &mut Self::Buffer) -> Result<()> {
+        let half = First(self);
+        half.backend().write(from, half.change(to, from.len())?)
+    }
+
+    fn embed(&self, table: &Self::Weight, rows: &[u32], out: &mut Self::Buffer) -> Result<()> {
+        on!(self, table.side(), |half| {
+            half.backend().embed(half.weight(table), rows, half.write(out, rows.len() * table.cols))
+        })
+    }
+
+    fn norm(
+        &self,
+        norm: Norm,
+        eps: f32,
+        weight: &Self::Weight,
+        bias: Option<&Self::Weight>,
+        x: &Self::Buffer,
+        out: &mut Self::Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        on!(self, weight.side(), |half| {
+            let (bias, x) = (bias.map(|b| half.weight(b)), half.floats(x, rows * cols)?);
+            half.backend().norm(norm, eps, half.weight(weight), bias, &x, half.write(out, rows * cols), rows, cols)
+        })
+    }
+
+    fn add_norm(
+        &self,
+        x: &mut Self::Buffer,
+        y: &Self::Buffer,
+        norm: Norm,
+        eps: f32,
+        weight: &Self::Weight,
+        bias: Option<&Self::Weight>,
+        out: &mut Self::Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        on!(self, weight.side(), |half| {
+            let (bias, y) = (bias.map(|b| half.weight(b)), half.floats(y, rows * cols)?);
+            let x = half.change(x, rows * cols)?;
+            let out = half.write(out, rows * cols);
+            half.backend().add_norm(x, &y, norm, eps, half.weight(weight), bias, out, rows, cols)
+        })
+    }
+
+    fn matmul(&self, x: &Self::Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
+        let Some(first) = outs.first() else { return Ok(()) };
+        let (side, cols) = (first.weight.side(), first.weight.cols);
+        on!(self, side, |half| {
+            let x = half.floats(x, n * cols)?;
+            let products = outs.iter_mut().map(|p| Product {
+                weight: half.weight(p.weight),
+                bias: p.bias.map(|b| half.weight(b)),
+                out: half.write(p.out, n * p.weight.rows),
+            });
+            half.backend().matmul(&x, n, &mut products.collect::<Vec<_>>())
+        })
+    }
+
+    fn rope(
+        &self,
+        rope: &Rope,
+        x: &mut Self::Buffer,
+        n: usize,
+        heads: usize,
+        head_dim: usize,
+        start: usize,
+    ) -> Result<()> {
+        on!(self, x.side(), |half| {
+            half.backend().rope(rope, half.change(x, n * heads * head_dim)?, n, heads, head_dim, start)
+        })
+    }
+
+    fn store(
+        &self,
+        cache: &mut Self::Cache,
+        layer: usize,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        start: usize,
+        n: usize,
+    ) -> Result<()> {
+        let CacheShape { key_width, value_width, .. } = cache.shape;
+        on!(self, self.side_of(layer), |half| {
+            let (k, v) = (half.floats(k, n * key_width)?, half.floats(v, n * value_width)?);
+            half.backend().store(half.cache_mut(cache), half.layer(layer), &k, &v, start, n)
+        })
+    }
+
+    fn rope_store(
+        &self,
+        rope: &Rope,
+        heads: usize,
+        kv_heads: usize,
+        key_dim: usize,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &Self::Buffer,
+        cache: &mut Self::Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+    ) -> Result<()> {
+        let CacheShape { key_width, value_width, .. } = cache.shape;
+        on!(self, self.side_of(layer), |half| {
+            let (q, k) = (half.change(q, n * heads * key_dim)?, half.change(k, n * key_width)?);
+            let (v, cache, layer) = (half.floats(v, n * value_width)?, half.cache_mut(cache), half.layer(layer));
+            half.backend().rope_store(rope, heads, kv_heads, key_dim, q, k, &v, cache, layer, start, n)
+        })
+    }
+
+    fn attention(
+        &self,
+        shape: &Attention,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        on!(self, self.side_of(layer), |half| {
+            let q = half.floats(q, n * shape.heads * shape.key_dim)?;
+            let out = half.write(out, n * shape.heads * shape.value_dim);
+            half.backend().attention(shape, &q, half.cache(cache), half.layer(layer), start, n, out)
+        })
+    }
+
+    fn gate(&self, activation: Activation, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize) -> Result<()> {
+        on!(self, gate.side(), |half| {
+            half.backend().gate(activation, half.change(gate, len)?, &*half.floats(up, len)?, len)
+        })
+    }
+
+    fn activate(&self, activation: Activation, x: &mut Self::Buffer, len: usize) -> Result<()> {
+        on!(self, x.side(), |half| half.backend().activate(activation, half.change(x, len)?, len))
+    }
+
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<()> {
+        on!(self, y.side(), |half| half.backend().add(half.change(x, len)?, &*half.floats(y, len)?, len))
+    }
+
+    fn scale(&self, x: &mut Self::Buffer, factor: f32, len: usize) -> Result<()> {
+        on!(self, x.side(), |half| half.backend().scale(half.change(x, len)?, factor, len))
+    }
+
+    fn soft_cap(&self, x: &mut Self::Buffer, cap: f32, len: usize) -> Result<()> {
+        on!(self, x.side(), |half| half.backend().soft_cap(half.change(x, len)?, cap, len))
+    }
+
+    fn argmax(&self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer) -> Result<()> {
+        on!(self, x.side(), |half| half.backend().argmax(&*half.floats(x, len)?, len, half.write(out, 1)))
+    }
+
+    fn gather(&self, x: &Self::Buffer, rows: &[u32], cols: usize, out: &mut Self::Buffer) -> Result<()> {
+        on!(self, x.side(), |half| {
+            let x = half.floats(x, reach(rows) * cols)?;
+            half.backend().gather(&x, rows, cols, half.write(out, rows.len() * cols))
+        })
+    }
+
+    fn scatter_add(
+        &self,
+        x: &Self::Buffer,
+        rows: &[u32],
+        factors: &[f32],
+        cols: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        on!(self, x.side(), |half| {
+            let out = half.change(out, reach(rows) * cols)?;
+            half.backend().scatter_add(&*half.floats(x, rows.len() * cols)?, rows, factors, cols, out)
+        })
+    }
+}
+
+/// Rows up to the last of these.
+fn reach(rows: &[u32]) -> usize {
+    rows.iter().max().map_or(0, |last| *last as usize + 1)
+}
