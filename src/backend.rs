@@ -1,8 +1,10 @@
 //! The one place where a backend is chosen.
 
 use crate::error::caller;
+use crate::model::Model;
 use crate::ui::{self, Ui};
 use qconv_kernels::cpu::{self, Activations, Kv, Weights};
+use qconv_kernels::split::Split;
 use qconv_kernels::{Backend, cuda};
 
 /// `--backend`.
@@ -47,6 +49,11 @@ pub struct BackendArgs {
     #[arg(long, value_enum, default_value_t, help_heading = "Computing")]
     pub backend: Choice,
 
+    /// Put only the last N layers on the card, for models that it does not hold, and compute the others, embeddings and output on the
+    /// processor; more than there are: everything (llama.cpp's -ngl)
+    #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", help_heading = "Computing")]
+    pub gpu_layers: Option<u32>,
+
     /// Threads; by default one per physical core
     #[arg(short = 't', long, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Computing")]
     pub threads: Option<u16>,
@@ -90,6 +97,9 @@ impl BackendArgs {
         use clap::ValueEnum;
         let name = |v: Option<clap::builder::PossibleValue>| v.map_or(String::new(), |v| v.get_name().to_owned());
         let mut args = vec!["--backend".to_owned(), name(self.backend.to_possible_value())];
+        if let Some(n) = self.gpu_layers {
+            args.extend(["--gpu-layers".to_owned(), n.to_string()]);
+        }
         if let Some(n) = self.threads {
             args.extend(["--threads".to_owned(), n.to_string()]);
         }
@@ -122,39 +132,104 @@ pub trait Task {
     fn run<B: Backend>(self, backend: &B) -> anyhow::Result<Self::Output>;
 }
 
-/// Makes the chosen backend and gives it the task, whose model has `weight_bytes` of weights (0 if that is not known yet: then
-/// a card that turns out to be too small is an error). Errors: the backend cannot be used here (the caller's fault, who may choose
-/// another), or the task's own.
-pub fn with<T: Task>(args: BackendArgs, weight_bytes: u64, ui: &Ui, task: T) -> anyhow::Result<T::Output> {
-    let threads = args.threads.map(usize::from);
-    if let Some(n) = threads {
+/// Bytes of the weights that a task will load.
+#[derive(Debug, Clone, Default)]
+pub struct Sizes {
+    /// All.
+    pub total: u64,
+    /// Those of each layer.
+    pub layers: Vec<u64>,
+}
+
+impl Sizes {
+    /// Of a model.
+    pub fn of(model: &Model) -> Self {
+        let mut sizes = Sizes::default();
+        for tensor in model.tensors() {
+            let layer = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            // No model has as many layers as tensors: a number beyond is a name that means something else.
+            if let Some(layer) = layer.filter(|&layer| layer < model.tensors().len()) {
+                let layers = sizes.layers.len().max(layer + 1);
+                sizes.layers.resize(layers, 0);
+                sizes.layers[layer] += tensor.stored_bytes();
+            }
+            sizes.total += tensor.stored_bytes();
+        }
+        sizes
+    }
+
+    /// Of two models that are loaded at once.
+    pub fn and(mut self, other: &Sizes) -> Self {
+        self.total += other.total;
+        self.layers.resize(self.layers.len().max(other.layers.len()), 0);
+        self.layers.iter_mut().zip(&other.layers).for_each(|(a, b)| *a += b);
+        self
+    }
+
+    /// Of the last `n` layers.
+    fn last(&self, n: usize) -> u64 {
+        self.layers.iter().rev().take(n).sum()
+    }
+}
+
+/// Where the layers go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The processor.
+    Cpu,
+    /// A card.
+    Card,
+    /// The last so many on a card, everything else on the processor.
+    Split(usize),
+}
+
+/// Makes the chosen backend and gives it the task, whose models have these sizes. Errors: the backend cannot be used here (the
+/// caller's fault, who may choose another), or the task's own.
+pub fn with<T: Task>(args: BackendArgs, sizes: &Sizes, ui: &Ui, task: T) -> anyhow::Result<T::Output> {
+    if let Some(n) = args.threads.map(usize::from) {
         // Statistics run on rayon's threads. Fails only if the pool is there already, from an earlier task: then it stays.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
     }
-    match args.backend {
-        Choice::Cpu => {}
-        Choice::Cuda => {
-            if let Some(why) = only_on_the_cpu(&args) {
-                return Err(caller(why));
-            }
-            let cuda = open_cuda(weight_bytes).map_err(unusable)?;
-            tell_memory(&cuda, weight_bytes, ui);
-            return task.run(&cuda);
+    let mut place = match args.gpu_layers {
+        None => Place::Card,
+        Some(0) => Place::Cpu,
+        Some(n) if n as usize > sizes.layers.len() => Place::Card,
+        Some(n) => Place::Split(n as usize),
+    };
+    let unable = only_on_the_cpu(&args);
+    match (args.backend, unable) {
+        (Choice::Cpu, _) if args.gpu_layers.is_some_and(|n| n > 0) => {
+            return Err(caller(
+                "--gpu-layers puts layers on a card, which --backend cpu does without; leave one of them out",
+            ));
         }
+        (Choice::Cuda, Some(why)) => return Err(caller(why)),
         // Asked for by an option: no need to tell why.
-        Choice::Auto if only_on_the_cpu(&args).is_some() => {}
-        Choice::Auto => match open_cuda(weight_bytes) {
-            Ok(cuda) => {
-                tell_memory(&cuda, weight_bytes, ui);
-                return task.run(&cuda);
-            }
-            Err(why) => {
-                ui.note_once(format!("computing on the CPU: {}", why.to_string().replace("; use --backend cpu", "")))
-            }
-        },
+        (Choice::Cpu, _) | (Choice::Auto, Some(_)) => place = Place::Cpu,
+        _ => {}
     }
+    let card = match place {
+        Place::Cpu => None,
+        _ => match (open_cuda(place, sizes), args.backend) {
+            (Ok(card), _) => Some(card),
+            (Err(why), Choice::Auto) => {
+                ui.note_once(format!("computing on the CPU: {}", why.to_string().replace("; use --backend cpu", "")));
+                None
+            }
+            (Err(why), _) => return Err(unusable(why)),
+        },
+    };
+    let Some(card) = card else { return task.run(&open_cpu(&args)?) };
+    tell_memory(&card, place, sizes, ui);
+    match place {
+        Place::Split(n) => task.run(&Split::new(open_cpu(&args)?, card, sizes.layers.len() - n)),
+        _ => task.run(&card),
+    }
+}
+
+fn open_cpu(args: &BackendArgs) -> anyhow::Result<cpu::Cpu> {
     let options = cpu::Options {
-        threads,
+        threads: args.threads.map(usize::from),
         activations: match args.activations {
             _ if args.exact => Activations::Exact,
             Some(Rounding::Exact) => Activations::Exact,
@@ -175,7 +250,7 @@ pub fn with<T: Task>(args: BackendArgs, weight_bytes: u64, ui: &Ui, task: T) -> 
         },
         ..cpu::Options::default()
     };
-    task.run(&cpu::Cpu::new(options).map_err(unusable)?)
+    cpu::Cpu::new(options).map_err(unusable)
 }
 
 /// What was asked for that only the CPU backend does, as a sentence.
@@ -196,28 +271,51 @@ fn only_on_the_cpu(args: &BackendArgs) -> Option<String> {
     Some(format!("{option} is not for --backend cuda; use --backend cpu with it"))
 }
 
-/// Opens the first card. Errors: there is none that can be used, or its memory does not hold the weights.
-fn open_cuda(weight_bytes: u64) -> qconv_kernels::Result<cuda::Cuda> {
+/// Share of the free memory that is left to the cache, activations and the driver when a number of layers is proposed.
+const SPARE: u64 = 8;
+
+/// Opens the first card. Errors: there is none that can be used, or its memory does not hold the weights that are to go there.
+fn open_cuda(place: Place, sizes: &Sizes) -> qconv_kernels::Result<cuda::Cuda> {
     let cuda = cuda::Cuda::new(cuda::Options::default())?;
     let (free, _) = cuda.memory()?;
-    if weight_bytes > free {
-        return Err(qconv_kernels::Error::Unavailable(format!(
-            "the weights take {}, and {} has {} free; use --backend cpu",
-            ui::bytes(weight_bytes),
-            cuda.name(),
-            ui::bytes(free)
-        )));
+    let (what, needed) = match place {
+        Place::Split(n) => (format!("the weights of {n} layers take"), sizes.last(n)),
+        _ => ("the weights take".to_owned(), sizes.total),
+    };
+    if needed <= free {
+        return Ok(cuda);
     }
-    Ok(cuda)
+    let count = sizes.layers.len();
+    let hint = match (1..=count).rev().find(|&n| sizes.last(n) <= free - free / SPARE) {
+        Some(n) => format!("; --gpu-layers {n} would put so many of the {count} layers there"),
+        None => String::new(),
+    };
+    Err(qconv_kernels::Error::Unavailable(format!(
+        "{what} {}, and {} has {} free{hint}; use --backend cpu",
+        ui::bytes(needed),
+        cuda.name(),
+        ui::bytes(free)
+    )))
 }
 
-/// The plan, before anything is taken.
-fn tell_memory(cuda: &cuda::Cuda, weight_bytes: u64, ui: &Ui) {
-    if let Ok((free, total)) = cuda.memory()
-        && weight_bytes > 0
-    {
-        let [weights, free, total] = [weight_bytes, free, total].map(ui::bytes);
-        ui.note(format!("{}: {weights} of weights for {free} free of {total}", cuda.name()));
+/// The plan for weights, before anything is taken; the engine tells of the cache.
+fn tell_memory(cuda: &cuda::Cuda, place: Place, sizes: &Sizes, ui: &Ui) {
+    let Ok((free, total)) = cuda.memory() else { return };
+    let [free, all] = [free, total].map(ui::bytes);
+    let count = sizes.layers.len();
+    match place {
+        Place::Split(n) => {
+            let [there, here] = [sizes.last(n), sizes.total - sizes.last(n)].map(ui::bytes);
+            ui.note(format!(
+                "{}: the last {n} of {count} layers, {there} of weights for {free} free of {all}",
+                cuda.name()
+            ));
+            ui.note(format!("cpu: the first {} layers, embeddings and output, {here} of weights", count - n));
+        }
+        _ if sizes.total > 0 => {
+            ui.note(format!("{}: {} of weights for {free} free of {all}", cuda.name(), ui::bytes(sizes.total)));
+        }
+        _ => {}
     }
 }
 

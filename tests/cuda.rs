@@ -75,6 +75,42 @@ fn greedy_text_is_the_processors() {
 }
 
 #[test]
+fn a_model_that_is_split_gives_the_same_text() {
+    let model = fixture("models/stories260k");
+    let args = ["run", arg(&model), "-p", "Once upon a time", "-n", "24", "--temp", "0", "--json"];
+    let run = |more: &[&str], memory: &str| ok(&[&args[..], more].concat(), &[("QCONV_STAND_IN_MEMORY", memory)]);
+    const PLENTY: &str = "1000000000";
+    let Some((cpu, _)) = run(&["--backend", "cpu"], PLENTY) else { return };
+    let field = |json: &str, key: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()[key].clone();
+    for n in 0..=6 {
+        let (split, told) = run(&["--backend", "cuda", "--gpu-layers", &n.to_string()], PLENTY).unwrap();
+        assert_eq!(field(&split, "text"), field(&cpu, "text"), "{n} layers on the card");
+        let backend = field(&split, "backend").as_str().unwrap().to_owned();
+        assert_eq!(backend.starts_with("cpu"), n < 6, "{backend}");
+        assert_eq!(backend.contains("cuda"), n > 0, "{backend}");
+        if (1..=5).contains(&n) {
+            assert!(told.contains(&format!("the last {n} of 5 layers")), "{told}");
+            assert!(told.contains(&format!("the first {} layers, embeddings and output", 5 - n)), "{told}");
+        }
+    }
+    // What does not fit as a whole says how much of it would, and then it does.
+    let out = qconv(&[&args[..], &["--backend", "cuda"]].concat(), &[("QCONV_STAND_IN_MEMORY", "900000")]).unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    let layers =
+        told.split("--gpu-layers ").nth(1).and_then(|t| t.split(' ').next()).unwrap_or_else(|| panic!("{told}"));
+    let out = qconv(
+        &[&args[..], &["--backend", "cuda", "--gpu-layers", "5"]].concat(),
+        &[("QCONV_STAND_IN_MEMORY", "500000")],
+    );
+    let told = String::from_utf8_lossy(&out.as_ref().unwrap().stderr);
+    assert!(out.as_ref().unwrap().status.code() == Some(2) && told.contains("the weights of 5 layers take"), "{told}");
+    let (split, _) = run(&["--backend", "cuda", "--gpu-layers", layers], PLENTY).unwrap();
+    assert_eq!(field(&split, "text"), field(&cpu, "text"));
+    let out = qconv(&[&args[..], &["--backend", "cpu", "--gpu-layers", "2"]].concat(), &[]).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
 fn perplexity_is_the_processors_within_half_a_percent() {
     let (scratch, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));
     let file = scratch.path().join("model.gguf");

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
-use qconv::engine::{Engine, Inputs, Observer, Session, SessionOptions, speed};
+use qconv::engine::{Engine, Inputs, Observer, Sampler, Sampling, Session, SessionOptions, speed};
 use qconv::model::Model;
+use qconv_kernels::Backend;
 use qconv_kernels::cpu::{Activations, Cpu, Kv, Options};
+use qconv_kernels::split::Split;
 use std::path::{Path, PathBuf};
 
 /// Everything in f32.
@@ -161,6 +163,37 @@ fn going_back_and_on_gives_the_same_logits() {
     session.feed(&tokens[20..]).unwrap();
     let vocabulary = engine.vocabulary();
     assert!(difference(session.last_logits().unwrap(), &want[want.len() - vocabulary..]) < 2e-5);
+}
+
+/// The last logits of each piece, and the best token, which is what a greedy sampler takes.
+fn last_logits<B: Backend>(backend: &B, folder: &Path, pieces: &[&[u32]]) -> Vec<f32> {
+    let engine = Engine::load(backend, &open(folder), &mut Vec::new()).unwrap();
+    let mut session = engine.session(SessionOptions { batch: 16, ..SessionOptions::new(64) }).unwrap();
+    let mut out = Vec::new();
+    let mut greedy = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() }, 1);
+    assert!(greedy.is_greedy());
+    for piece in pieces {
+        session.feed(piece).unwrap();
+        let best = session.best_token().unwrap();
+        out.extend_from_slice(session.last_logits().unwrap());
+        assert_eq!(best, greedy.sample(&out[out.len() - engine.vocabulary()..]), "{}", folder.display());
+    }
+    out
+}
+
+#[test]
+fn layers_in_two_places_change_no_bit() {
+    for folder in families() {
+        let (tokens, _) = expected(&folder);
+        let pieces = [&tokens[..18], &tokens[18..19], &tokens[19..20], &tokens[20..25]];
+        let want = last_logits(&exact(1), &folder, &pieces);
+        let layers = open(&folder).plan().unwrap().layers;
+        for first in 0..=layers {
+            let split = Split::new(exact(1), exact(1), first);
+            let got = last_logits(&split, &folder, &pieces);
+            assert!(got == want, "{}: {first} of {layers} layers in the first place", folder.display());
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The divergence that a model shows when some of its tensors are quantized.
 
-use crate::backend::{self, Task};
+use crate::backend::{self, Sizes, Task};
 use crate::calibrate::Calibration;
 use crate::convert::Importance;
 use crate::engine::{Engine, Replaced};
@@ -35,8 +35,8 @@ pub type Trial<'a> = Vec<(&'a ModelTensor, &'static BlockFormat)>;
 impl Meter<'_> {
     /// The divergence of each trial from the original, in nats. Activations are not rounded: what is seen is the weights'.
     pub fn divergences(&self, trials: &[Trial]) -> Result<Vec<f64>> {
-        let bytes = self.model.weight_bytes();
-        backend::with(self.text.computing.precise(), bytes, self.ui, Job { meter: self, trials })
+        let sizes = Sizes::of(self.model);
+        backend::with(self.text.computing.precise(), &sizes, self.ui, Job { meter: self, trials })
     }
 
     /// A tensor as rounding to nearest makes it.

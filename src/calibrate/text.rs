@@ -1,7 +1,7 @@
 //! A text in chunks of tokens, ready to run through a model.
 
 use super::{Collector, Options, run};
-use crate::backend::{self, BackendArgs, Task};
+use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::engine::{Engine, Observer};
 use crate::eval;
 use crate::model::Model;
@@ -110,7 +110,7 @@ impl Calibration {
     /// matrix, of every token. Returns what it ran on.
     pub fn observe(&self, model: &Model, observer: &mut dyn Observer, output: bool, ui: &Ui) -> Result<String> {
         let job = Job { calibration: self, model, observer, output, ui };
-        backend::with(self.computing, model.weight_bytes(), ui, job)
+        backend::with(self.computing, &Sizes::of(model), ui, job)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `qconv bench`
 
 use super::Run;
-use crate::backend::{self, BackendArgs, Task};
+use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::engine::{self, Engine, Rate};
 use crate::error::caller;
 use crate::model::Model;
@@ -153,8 +153,8 @@ impl Run for Bench {
         let mut records = Vec::new();
         for path in &self.models {
             let task = Measure { bench: &self, path, ui };
-            let bytes = Model::open(path, &mut Vec::new())?.weight_bytes();
-            records.push(backend::with(self.computing, bytes, ui, task)?);
+            let sizes = Sizes::of(&Model::open(path, &mut Vec::new())?);
+            records.push(backend::with(self.computing, &sizes, ui, task)?);
         }
         if self.style.json {
             return report::print_json(&serde_json::to_value(&records)?);

@@ -1,7 +1,7 @@
 //! `qconv perplexity MODEL --file TEXT [--against ORIGINAL]`
 
 use super::Run;
-use crate::backend::{self, BackendArgs, Task};
+use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::engine::Engine;
 use crate::error::caller;
 use crate::eval::{self, Base, Options};
@@ -66,8 +66,8 @@ impl Run for Perplexity {
         let model = Model::open(&self.model, &mut warnings)?;
         let original = self.against.as_ref().map(|path| Model::open(path, &mut warnings)).transpose()?;
         warnings.into_iter().for_each(|w| ui.warn(w));
-        let bytes = model.weight_bytes() + original.as_ref().map_or(0, Model::weight_bytes);
-        backend::with(self.backend, bytes, ui, Job { args: self, model, original, ui })
+        let sizes = original.iter().fold(Sizes::of(&model), |sizes, m| sizes.and(&Sizes::of(m)));
+        backend::with(self.backend, &sizes, ui, Job { args: self, model, original, ui })
     }
 }
 

@@ -5,7 +5,7 @@ mod generate;
 mod logits;
 mod report;
 
-use crate::backend::{self, BackendArgs, Choice, Task};
+use crate::backend::{self, BackendArgs, Choice, Sizes, Task};
 use crate::engine::{Engine, Rng, Sampling};
 use crate::error::caller;
 use crate::model::Model;
@@ -139,7 +139,7 @@ impl super::Run for Run {
         warnings.into_iter().for_each(|w| ui.warn(w));
         let exactly = self.logits.is_some() && self.backend.backend != Choice::Cuda;
         let backend = if exactly { self.backend.precise() } else { self.backend };
-        backend::with(backend, model.weight_bytes(), ui, Job { args: self, sampling, model, ui, start })
+        backend::with(backend, &Sizes::of(&model), ui, Job { args: self, sampling, model, ui, start })
     }
 }
 

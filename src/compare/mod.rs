@@ -13,7 +13,7 @@ pub use advice::{Advice, advice, front};
 pub use results::{remarks, table, write};
 pub use row::{DEGRADED, Row};
 
-use crate::backend::{self, BackendArgs, Task};
+use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::calibrate;
 use crate::command::convert::ImportanceArgs;
 use crate::engine::Engine;
@@ -68,7 +68,8 @@ pub struct Outcome {
 
 /// Does the whole study. A variant that fails has a row that says why. `done` is called with every row.
 pub fn study(study: &Study, ui: &Ui, done: impl FnMut(&Row)) -> Result<Outcome> {
-    backend::with(study.computing, 0, ui, Job { study, ui, done })
+    let sizes = Sizes::of(&Model::open(study.source, &mut Vec::new())?);
+    backend::with(study.computing, &sizes, ui, Job { study, ui, done })
 }
 
 struct Job<'a, F> {

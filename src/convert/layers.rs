@@ -8,7 +8,7 @@
 
 use super::stream::{self, Notes};
 use super::{Layout, Planned, Request};
-use crate::backend::{self, Task};
+use crate::backend::{self, Sizes, Task};
 use crate::calibrate::{Activations, Calibration, Hessian, States};
 use crate::engine::{Blockwise, Half, Inputs, Observer, Replaced};
 use crate::error::caller;
@@ -48,7 +48,7 @@ pub fn matrices(
     });
     let by_name = by_name.map(|i| (request.plan.tensors[i].name.clone(), i)).collect();
     let job = Job { request, layout, files, notes, bar, ui, quantize, calibration, by_name };
-    backend::with(calibration.computing, request.model.weight_bytes(), ui, job)
+    backend::with(calibration.computing, &Sizes::of(request.model), ui, job)
 }
 
 struct Job<'a> {
