@@ -10,11 +10,11 @@ use qconv_kernels::{Backend, cuda};
 /// `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Choice {
-    /// An NVIDIA card if there is one that can do it, else the processor
-    #[default]
-    Auto,
     /// This machine's processor
+    #[default]
     Cpu,
+    /// An NVIDIA card if there is one that can do it, else the processor
+    Auto,
     /// An NVIDIA card
     Cuda,
 }

@@ -1,7 +1,8 @@
 //! The command line as a whole.
 
 use crate::command::{Command, Run};
-use crate::{error, ui::Ui};
+use crate::error;
+use crate::ui::{Ui, tell};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::process::ExitCode;
 
@@ -30,7 +31,7 @@ pub fn main() -> ExitCode {
     match cli.command.run(&ui) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{}error: {e:#}", ui.prefix());
+            tell(format!("{}error: {e:#}\n", ui.prefix()));
             ExitCode::from(error::exit_code(&e))
         }
     }

@@ -3,6 +3,9 @@
 //! Everything that can be listed is a list: [`arch::ALL`], [`method::ALL`], [`qconv_formats::block::ALL`]. Command-line
 //! choices, help, reports and tests iterate those lists.
 
+// `eprintln!` panics where nobody reads any more; `ui::tell` and the reports do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod algebra;
 pub mod allocate;
 pub mod arch;

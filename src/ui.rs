@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cell::RefCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 /// How to talk, and what was said.
 #[derive(Debug, Default)]
@@ -13,6 +13,11 @@ pub struct Ui {
     warnings: RefCell<Vec<String>>,
     prefix: RefCell<String>,
     noted: RefCell<Vec<String>>,
+}
+
+/// Writes to standard error. That nobody listens any more (`2>&1 | head`) is no reason to stop.
+pub fn tell(text: impl AsRef<str>) {
+    let _ = std::io::stderr().lock().write_all(text.as_ref().as_bytes());
 }
 
 impl Ui {
@@ -29,7 +34,7 @@ impl Ui {
     /// A line of progress, not shown when quiet.
     pub fn note(&self, line: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}{}", self.prefix(), line.as_ref());
+            tell(format!("{}{}\n", self.prefix(), line.as_ref()));
         }
     }
 
@@ -46,7 +51,7 @@ impl Ui {
     pub fn warn(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         if !self.muted {
-            eprintln!("{}warning: {sentence}", self.prefix());
+            tell(format!("{}warning: {sentence}\n", self.prefix()));
         }
         self.warnings.borrow_mut().push(sentence);
     }

@@ -55,6 +55,26 @@ fn a_story_goes_on_and_the_figures_follow() {
     assert!(run(&[&model, "-p", "Once", "-n", "4", "--quiet"]).stderr.is_empty());
 }
 
+/// Nobody reads what goes to standard error (`2>&1 | head`), or standard output: no panic, and no exit code that looks like one.
+#[test]
+fn readers_may_go_away() {
+    let run = |errors: bool| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qconv"));
+        command.args(["run", &fixture("models/stories260k"), "-p", "Once", "-n", "4"]);
+        if errors {
+            command.stderr(writer)
+        } else {
+            command.stdout(writer)
+        };
+        command.output().unwrap()
+    };
+    assert_eq!(run(true).status.code(), Some(0));
+    let out = run(false);
+    assert!(matches!(out.status.code(), Some(0 | 1)) && !stderr(&out).contains("panicked"), "{}", stderr(&out));
+}
+
 #[test]
 fn the_seed_decides_whatever_the_threads() {
     let model = fixture("models/stories260k");

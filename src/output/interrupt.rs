@@ -51,6 +51,6 @@ fn stop() {
         (true, _) => "",
         _ => "; the unfinished output is removed",
     };
-    eprintln!("interrupted{rest}");
+    crate::ui::tell(format!("interrupted{rest}\n"));
     std::process::exit(130);
 }

@@ -57,7 +57,7 @@ pub fn hold<B: Backend>(
             break;
         }
     }
-    eprintln!();
+    crate::ui::tell("\n");
     let nothing = Generated {
         text: String::new(),
         tokens: Vec::new(),
@@ -148,7 +148,7 @@ fn lines() -> Receiver<String> {
 /// The next line that is not empty; `None` at the end of input or after Ctrl-C.
 fn next_line(lines: &Receiver<String>) -> Option<String> {
     loop {
-        eprint!("> ");
+        crate::ui::tell("> ");
         let line = loop {
             match lines.recv_timeout(Duration::from_millis(50)) {
                 Ok(line) => break line,
