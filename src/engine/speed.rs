@@ -5,7 +5,6 @@ use super::rng::Rng;
 use super::session::{Session, SessionOptions};
 use super::weights::Engine;
 use qconv_kernels::Backend;
-use std::time::Instant;
 
 /// Tokens per second over several repetitions.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -56,6 +55,7 @@ pub fn speed<B: Backend>(
     let generated: Vec<u32> = (0..gen_tokens).map(|_| (rng.next_u64() % vocabulary) as u32).collect();
 
     fn measure<B: Backend>(
+        engine: &Engine<'_, B>,
         session: &mut Session<'_, B>,
         tokens: &[u32],
         step: usize,
@@ -66,13 +66,13 @@ pub fn speed<B: Backend>(
         }
         let mut once = |tokens: &[u32]| -> anyhow::Result<f64> {
             session.truncate(0);
-            let start = Instant::now();
+            let stopwatch = engine.backend().stopwatch()?;
             for part in tokens.chunks(step) {
                 session.feed(part)?;
                 // The greedy token: as one would generate, and nothing else comes back from a card.
                 std::hint::black_box(session.best_token()?);
             }
-            Ok(tokens.len() as f64 / start.elapsed().as_secs_f64())
+            Ok(tokens.len() as f64 / stopwatch()?)
         };
         once(&tokens[..tokens.len().min(4 * step)])?;
         let samples = (0..repetitions.max(1)).map(|_| once(tokens)).collect::<anyhow::Result<_>>()?;
@@ -81,7 +81,7 @@ pub fn speed<B: Backend>(
 
     let batch = session.batch();
     Ok(Speed {
-        prompt: measure(&mut session, &prompt, batch, repetitions)?,
-        generation: measure(&mut session, &generated, 1, repetitions)?,
+        prompt: measure(engine, &mut session, &prompt, batch, repetitions)?,
+        generation: measure(engine, &mut session, &generated, 1, repetitions)?,
     })
 }
