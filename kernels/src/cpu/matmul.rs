@@ -40,7 +40,7 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, products: &mut [Product<'_,
         return Ok(());
     }
     let cols = products[0].weight.cols();
-    let threads = cpu.threads();
+    let threads = cpu.pool.at_work();
     let int8 = cpu.options.activations == Activations::Int8;
     let parts: Vec<Part<'_>> = products.iter_mut().map(|p| Part::new(p, n, int8, threads)).collect();
     for part in &parts {

@@ -1,15 +1,19 @@
 //! Threads for one kind of work: short parallel loops, thousands a second.
 //!
 //! Workers spin for a moment after each loop, because the next one of the same token comes within microseconds, and
-//! then sleep; of more workers than cores, the rest sleep on. Items are handed out by an atomic counter, so a worker that the system has put aside delays nobody: the
-//! others take its items, and a loop ends without those who never entered it. Which thread computes an item must not
-//! change its result; everything built on this gives the same bits for any number of threads.
+//! then sleep. Of more workers than cores the rest sleep on, and those who find too many awake lie down at once: each that
+//! spins takes its time slices from the caller, without whom no loop begins. Items are handed out by an atomic counter, so a
+//! worker that the system has put aside delays nobody: the others take its items, and a loop ends without those who never
+//! entered it. Only one that was put aside in the middle of an item must be waited for; the caller then sleeps, so that the
+//! system gives its core to that worker. Which thread computes an item must not change its result; everything built on this
+//! gives the same bits for any number of threads.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How long an idle worker spins before it sleeps: longer than the gap between two loops of a token, and short enough
@@ -39,12 +43,26 @@ struct Shared {
     job: UnsafeCell<Job>,
     panicked: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
+    /// How many are in `bed`.
     sleepers: AtomicUsize,
-    /// How many sleepers were called and have not got up yet.
-    bed: Mutex<usize>,
-    wake: Condvar,
-    /// Workers that can be at work at once: one for every core but the caller's.
+    /// Sleeping workers. The last to lie down is the first to be called: its memory is still in the cache, and what nobody
+    /// needs sleeps on. (Called in turn, 63 workers for two cores cost a quarter of the tokens.)
+    bed: Mutex<Vec<(usize, Thread)>>,
+    /// Of each worker: it was called and has not got up yet.
+    called: Vec<AtomicBool>,
+    /// All workers, and those that can be at work at once: one for every core but the caller's.
+    workers: usize,
     useful: usize,
+    /// Whether the caller sleeps until the last worker has left, and who that is.
+    waiting: AtomicBool,
+    caller: Mutex<Option<Thread>>,
+}
+
+impl Shared {
+    /// More workers are awake than can be at work.
+    fn crowded(&self) -> bool {
+        self.workers - self.sleepers.load(Ordering::SeqCst).min(self.workers) > self.useful
+    }
 }
 
 // SAFETY: `job` is the only field that is not Sync by itself. It is written while no worker is inside (see `Pool::run`),
@@ -73,15 +91,19 @@ impl Pool {
             panicked: Mutex::new(None),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
-            bed: Mutex::new(0),
-            wake: Condvar::new(),
+            bed: Mutex::new(Vec::with_capacity(threads)),
+            called: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+            workers: threads.saturating_sub(1),
             useful: cores - 1,
+            waiting: AtomicBool::new(false),
+            caller: Mutex::new(None),
         });
         let mut pool = Pool { shared, workers: Vec::new(), turn: Mutex::new(()) };
         for i in 1..threads {
             let shared = pool.shared.clone();
             // On an error the pool is dropped, which ends the workers that were started.
-            pool.workers.push(std::thread::Builder::new().name(format!("cpu-{i}")).spawn(move || work(&shared))?);
+            pool.workers
+                .push(std::thread::Builder::new().name(format!("cpu-{i}")).spawn(move || work(&shared, i - 1))?);
         }
         Ok(pool)
     }
@@ -89,6 +111,11 @@ impl Pool {
     /// Threads in all.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Threads that can be at work at once: no more than there are cores for.
+    pub fn at_work(&self) -> usize {
+        self.threads().min(self.shared.useful + 1)
     }
 
     /// Calls `body` once for every number below `items`, on this thread and the workers, in no particular order.
@@ -119,13 +146,14 @@ impl Pool {
             let awake = self.workers.len() - sleepers.min(self.workers.len());
             let wanted = shared.useful.min(items - 1).saturating_sub(awake);
             if wanted > 0 {
-                let mut calls = lock(&shared.bed);
+                let mut bed = lock(&shared.bed);
                 // Counted as awake from now on, so that the next loop does not call others before these have come.
-                let called = wanted.min(shared.sleepers.load(Ordering::SeqCst));
-                shared.sleepers.fetch_sub(called, Ordering::SeqCst);
-                *calls += called;
-                drop(calls);
-                (0..called).for_each(|_| shared.wake.notify_one());
+                for _ in 0..wanted {
+                    let Some((worker, thread)) = bed.pop() else { break };
+                    shared.sleepers.fetch_sub(1, Ordering::SeqCst);
+                    shared.called[worker].store(true, Ordering::SeqCst);
+                    thread.unpark();
+                }
             }
         }
         let close = Close(shared);
@@ -151,13 +179,20 @@ impl Drop for Close<'_> {
     fn drop(&mut self) {
         self.0.next.fetch_max(usize::MAX / 2, Ordering::Relaxed);
         self.0.gate.fetch_or(CLOSED, Ordering::AcqRel);
+        let inside = || self.0.gate.load(Ordering::SeqCst) & INSIDE != 0;
         let start = Instant::now();
-        while self.0.gate.load(Ordering::Acquire) & INSIDE != 0 {
+        while inside() {
             if start.elapsed() < SPIN {
                 std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
+                continue;
             }
+            // SeqCst, here and in `work`: either the last worker sees that we wait, or we see that it has left.
+            *lock(&self.0.caller) = Some(std::thread::current());
+            self.0.waiting.store(true, Ordering::SeqCst);
+            while inside() {
+                std::thread::park();
+            }
+            self.0.waiting.store(false, Ordering::SeqCst);
         }
     }
 }
@@ -165,8 +200,8 @@ impl Drop for Close<'_> {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        drop(lock(&self.shared.bed));
-        self.shared.wake.notify_all();
+        // Whoever lies down after this sees `stop`.
+        lock(&self.shared.bed).drain(..).for_each(|(_, thread)| thread.unpark());
         for worker in self.workers.drain(..) {
             let _ = worker.join(); // panics of bodies were caught and passed on already
         }
@@ -174,9 +209,9 @@ impl Drop for Pool {
 }
 
 /// A worker's life.
-fn work(shared: &Shared) {
+fn work(shared: &Shared, worker: usize) {
     let mut done = 0; // the last loop that this worker took part in
-    while wait(shared, done) {
+    while wait(shared, worker, done) {
         let gate = shared.gate.load(Ordering::Acquire);
         if gate & CLOSED != 0 || gate >> EPOCH == done {
             continue;
@@ -203,45 +238,60 @@ fn work(shared: &Shared) {
             shared.next.fetch_max(usize::MAX / 2, Ordering::Relaxed);
             lock(&shared.panicked).get_or_insert(cause);
         }
-        shared.gate.fetch_sub(1, Ordering::Release);
+        let left = shared.gate.fetch_sub(1, Ordering::SeqCst) & INSIDE == 1;
+        if left
+            && shared.waiting.load(Ordering::SeqCst)
+            && let Some(caller) = &*lock(&shared.caller)
+        {
+            caller.unpark();
+        }
     }
 }
 
 /// Waits for a loop other than `done`: spins, then sleeps. False when the pool ends.
-fn wait(shared: &Shared, done: u64) -> bool {
+fn wait(shared: &Shared, worker: usize, done: u64) -> bool {
     let ready = |gate: u64| gate & CLOSED == 0 && gate >> EPOCH != done;
     let start = Instant::now();
-    loop {
-        for _ in 0..32 {
-            if ready(shared.gate.load(Ordering::Acquire)) {
-                return true;
+    let mut bed = loop {
+        let crowded = shared.crowded();
+        if !crowded {
+            for _ in 0..32 {
+                if ready(shared.gate.load(Ordering::Acquire)) {
+                    return true;
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
+            if shared.stop.load(Ordering::Relaxed) {
+                return false;
+            }
         }
-        if shared.stop.load(Ordering::Relaxed) {
-            return false;
+        if crowded || start.elapsed() >= SPIN {
+            let bed = lock(&shared.bed);
+            // Of several that find it crowded, only as many as are too many lie down.
+            if !crowded || shared.crowded() {
+                break bed;
+            }
         }
-        if start.elapsed() >= SPIN {
-            break;
-        }
-    }
-    let mut calls = lock(&shared.bed);
+    };
+    let crowded = shared.crowded();
+    bed.push((worker, std::thread::current()));
     shared.sleepers.fetch_add(1, Ordering::SeqCst);
     // SeqCst, see `Pool::run`: a loop that opens from here on sees this sleeper. (With more workers than cores it may
     // leave it asleep; its items are done by others.)
-    if ready(shared.gate.load(Ordering::SeqCst)) {
+    if !crowded && ready(shared.gate.load(Ordering::SeqCst)) {
+        bed.pop();
         shared.sleepers.fetch_sub(1, Ordering::SeqCst);
         return true;
     }
+    drop(bed);
     loop {
         if shared.stop.load(Ordering::SeqCst) {
             return false;
         }
-        if *calls > 0 {
-            *calls -= 1;
+        if shared.called[worker].swap(false, Ordering::SeqCst) {
             return true;
         }
-        calls = shared.wake.wait(calls).unwrap_or_else(PoisonError::into_inner);
+        std::thread::park();
     }
 }
 
