@@ -11,7 +11,6 @@ pub mod allocate;
 pub mod arch;
 pub mod backend;
 pub mod calibrate;
-pub mod card;
 pub mod cli;
 pub mod command;
 pub mod compare;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
-use qconv::engine::{Engine, Inputs, Observer, Sampler, Sampling, Session, SessionOptions, speed};
+use qconv::engine::{Engine, Inputs, Observer, Sampler, Sampling, Session, SessionOptions, Tests, speed};
 use qconv::model::Model;
 use qconv_kernels::Backend;
 use qconv_kernels::cpu::{Activations, Cpu, Kv, Options};
@@ -130,7 +130,7 @@ fn an_observer_sees_the_inputs_of_every_linear_once() {
         let engine = Engine::load(&backend, &model, &mut Vec::new()).unwrap();
         let mut session = engine.session(SessionOptions { batch: 20, ..SessionOptions::new(64) }).unwrap();
         let mut counter = Counter::default();
-        session.feed_observed(&tokens, &mut counter, false).unwrap();
+        session.feed_observed(&tokens, 1, &mut counter, false).unwrap();
         let watched = session.last_logits().unwrap().to_vec();
         let linear = |name: &str| name.starts_with("blk.") && name != "blk.0.attn_output.weight";
         let want: Vec<(String, (usize, usize))> = model
@@ -145,7 +145,7 @@ fn an_observer_sees_the_inputs_of_every_linear_once() {
         session.feed(&tokens).unwrap();
         assert_eq!(session.last_logits().unwrap(), watched, "watching changes nothing");
         session.truncate(0);
-        session.feed_observed(&tokens[..8], &mut counter, true).unwrap();
+        session.feed_observed(&tokens[..8], 1, &mut counter, true).unwrap();
         assert_eq!(counter.0["output.weight"], (8, engine.plan().width));
     }
 }
@@ -276,12 +276,13 @@ fn memory_is_known_beforehand() {
 fn speed_counts_what_was_asked_for() {
     let backend = exact(1);
     let engine = load(&backend, &fixtures("models/stories260k"));
-    let result = speed(&engine, 20, 5, 2).unwrap();
+    let tests = Tests { prompt: 20, generate: 5, depth: 30, sequences: 3, repetitions: 2 };
+    let result = speed(&engine, &tests).unwrap();
     let (prompt, generation) = (result.prompt.unwrap(), result.generation.unwrap());
     assert_eq!((prompt.tokens, prompt.samples.len()), (20, 2));
     assert_eq!((generation.tokens, generation.samples.len()), (5, 2));
     assert!(prompt.mean() > 0.0 && generation.mean() > 0.0);
-    assert!(speed(&engine, 0, 1, 1).unwrap().prompt.is_none());
+    assert!(speed(&engine, &Tests { generate: 1, ..Tests::default() }).unwrap().prompt.is_none());
 }
 
 /// A copy of a fixture with another `config.json`.

@@ -117,9 +117,6 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
-/// Tells the seconds since it was started, once all that was asked for until then is done.
-pub type Stopwatch<'a> = Box<dyn FnOnce() -> Result<f64> + 'a>;
-
 /// What a device did while it was watched.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DeviceUse {
@@ -178,12 +175,6 @@ pub trait Backend {
     /// Times since [`Backend::start_profile`], longest first, and ends taking them. Empty where the backend takes none.
     fn kernel_times(&self) -> Result<Vec<KernelTime>> {
         Ok(Vec::new())
-    }
-
-    /// Starts a stopwatch behind what was asked for so far: the device's own clock, where it has one.
-    fn stopwatch(&self) -> Result<Stopwatch<'_>> {
-        let start = std::time::Instant::now();
-        Ok(Box::new(move || Ok(start.elapsed().as_secs_f64())))
     }
 
     /// Begins to watch the device's memory, power and utilization; see [`Backend::device_use`].
@@ -335,6 +326,32 @@ pub trait Backend {
         n: usize,
         out: &mut Self::Buffer,
     ) -> Result<()>;
+
+    /// Whether [`Backend::attend_each`] takes more than one sequence. Elsewhere one after the other is computed.
+    fn takes_several(&self) -> bool {
+        false
+    }
+
+    /// What a batch of several sequences needs, each with a cache of its own and `n` neighbouring rows of `q`, `k`, `v` and
+    /// `out`, all at positions `start .. start + n`: for each of them [`Backend::rope`] of queries and keys (if there is a
+    /// rope), [`Backend::store`] and [`Backend::attention`]. Only called where [`Backend::takes_several`].
+    #[allow(clippy::too_many_arguments)] // as above
+    fn attend_each(
+        &self,
+        rope: Option<&Rope>,
+        shape: &Attention,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &Self::Buffer,
+        caches: &mut [Self::Cache],
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        let _ = (rope, shape, q, k, v, caches, layer, start, n, out);
+        Err(Error::Unavailable(format!("{} computes one sequence at a time", self.name())))
+    }
 
     /// `gate = activation(gate) * up` over `len` floats.
     fn gate(&self, activation: Activation, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize) -> Result<()>;

@@ -52,6 +52,11 @@ impl Options {
     }
 }
 
+/// How chunks are run: several side by side where they are short.
+pub fn session_options(ctx: usize) -> SessionOptions {
+    SessionOptions::new(ctx).side_by_side()
+}
+
 /// Runs the chunks of a text. `progress` is told how many are done.
 pub fn run<B: Backend>(
     engine: &Engine<'_, B>,
@@ -60,11 +65,19 @@ pub fn run<B: Backend>(
     output: bool,
     mut progress: impl FnMut(usize),
 ) -> anyhow::Result<()> {
-    let mut session = engine.session(SessionOptions::new(calibration.ctx))?;
-    for (i, chunk) in calibration.chunks.iter().enumerate() {
+    let mut session = engine.session(session_options(calibration.ctx))?;
+    let (mut tokens, mut done) = (Vec::with_capacity(session.batch()), 0);
+    for chunks in calibration.chunks.chunks(session.sequences()) {
         session.truncate(0);
-        session.feed_observed(chunk, observer, output)?;
-        progress(i + 1);
+        let step = session.step(chunks.len());
+        for start in (0..calibration.ctx).step_by(step) {
+            let end = calibration.ctx.min(start + step);
+            tokens.clear();
+            chunks.iter().for_each(|chunk| tokens.extend_from_slice(&chunk[start..end]));
+            session.feed_observed(&tokens, chunks.len(), observer, output)?;
+        }
+        done += chunks.len();
+        progress(done);
     }
     Ok(())
 }

@@ -130,6 +130,7 @@ impl Task for Job<'_> {
         let engine = Engine::load(backend, self.model, &mut warnings)?;
         warnings.into_iter().for_each(|w| self.ui.warn(w));
         self.ui.refuse_warnings()?;
+        self.ui.note(engine.memory(super::session_options(self.calibration.ctx))?.to_string());
         let bar = self.ui.steps_bar(self.calibration.chunks.len() as u64);
         bar.set_message("calibration");
         run(&engine, self.calibration, self.observer, self.output, |done| bar.set_position(done as u64))?;

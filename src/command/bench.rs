@@ -2,15 +2,14 @@
 
 use super::Run;
 use crate::backend::{self, BackendArgs, Sizes, Task};
-use crate::card::Card;
-use crate::engine::{self, Engine, Rate};
+use crate::engine::{self, Engine, MemoryPlan, Rate, Tests};
 use crate::error::caller;
 use crate::model::Model;
 use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
-use qconv_kernels::{Backend, cuda};
+use qconv_kernels::Backend;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -21,15 +20,15 @@ Examples:
   qconv bench model-Q4_K_M.gguf
   qconv bench model-Q4_K_M.gguf model-Q8_0.gguf -p 256 -n 64 -r 3 --markdown
 
+  qconv bench model-Q4_K_M.gguf -p 0 --depth 0,8192 --parallel 1,4,16
+
 A test pp512 evaluates a prompt of 512 random tokens in batches, tg128 generates 128 tokens one by one; both begin with
-an empty cache. GB/s counts the bytes of weights that one token needs (the tables of embeddings are not read whole), and
+an empty cache, \"@ d8192\" behind 8192 tokens (--depth), and \"x 4\" generates for 4 sequences side by side, counting the tokens
+of all (--parallel). GB/s counts the bytes of weights that one token needs (the tables of embeddings are not read whole), and
 the share is that of the machine's read bandwidth, measured in the same run. Beside it stands how fast the same products
 are with weights in the cache: where that is below the bandwidth, arithmetic is the bound and not memory. For prompts of
 models with block-quantized layers the share is that of the multiply-adds of 8-bit integers that the processor's dot
-product does when it does nothing else (VNNI with AVX-512).
-
-On a card (--backend cuda) times are those of its own clock, the bandwidth is that of a copy within its memory (bytes read and
-written), and --kernels tells the time of each kernel.")]
+product does when it does nothing else (VNNI with AVX-512).")]
 pub struct Bench {
     /// GGUF files or Hugging Face folders
     #[arg(required = true)]
@@ -42,6 +41,14 @@ pub struct Bench {
     /// Tokens to generate (0: no generation test)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     generate: usize,
+
+    /// Tokens that are in the cache before each test begins; several numbers make several tests
+    #[arg(short = 'd', long, value_name = "N,...", default_value = "0", value_delimiter = ',')]
+    depth: Vec<usize>,
+
+    /// Sequences that generate side by side, each with a cache of its own; several numbers make several tests
+    #[arg(long, value_name = "N,...", default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
+    parallel: Vec<u32>,
 
     /// Repetitions
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
@@ -114,18 +121,17 @@ pub struct Record {
     pub load_seconds: f64,
     /// Highest resident memory of the process, in bytes, mapped file pages included.
     pub peak_memory: Option<u64>,
-    /// What the card did from loading to the last test.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub card: Option<Card>,
-    /// The figures are of the stand-in for a driver that tests run on: they tell nothing of any card.
-    pub stand_in: bool,
 }
 
 /// One test of a model.
 #[derive(Debug, Clone, Serialize)]
 pub struct Test {
-    /// `pp512`, `tg128`.
+    /// `pp512`, `tg128 @ d8192 x 4`.
     pub test: String,
+    /// Tokens in the cache before it begins.
+    pub depth: usize,
+    /// Sequences side by side.
+    pub parallel: usize,
     /// Mean tokens per second.
     pub tokens_per_second: f64,
     /// Standard deviation over the repetitions.
@@ -172,9 +178,6 @@ impl Run for Bench {
         if self.kernels {
             kernel_table(&records).print_as(self.style.table());
         }
-        for r in records.iter().filter(|r| r.stand_in) {
-            ui.note(format!("{}: these are times of the stand-in for a card's driver; they tell nothing of any card", r.name));
-        }
         if self.style.table() == Style::Plain {
             for r in &records {
                 let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
@@ -190,9 +193,6 @@ impl Run for Bench {
                     r.peak_memory.map_or("unknown".into(), ui::bytes),
                     r.backend
                 ));
-                if let Some(card) = &r.card {
-                    ui.note(format!("{}: the card: {card}", r.name));
-                }
             }
         }
         Ok(())
@@ -240,6 +240,21 @@ fn kernel_table(records: &[Record]) -> Table {
     table
 }
 
+impl Measure<'_> {
+    /// What is measured, in the order of the table: prompts first, one at each depth, then generation.
+    fn tests(&self) -> Vec<Tests> {
+        let Bench { prompt, generate, repetitions, .. } = *self.bench;
+        let none = Tests { repetitions, ..Tests::default() };
+        let depths = || self.bench.depth.iter().copied();
+        let prompts = depths().filter(|_| prompt > 0).map(|depth| Tests { prompt, depth, sequences: 1, ..none });
+        let generations = depths().filter(|_| generate > 0).flat_map(|depth| {
+            let one = move |&n: &u32| Tests { generate, depth, sequences: n as usize, ..none };
+            self.bench.parallel.iter().map(one)
+        });
+        prompts.chain(generations).collect()
+    }
+}
+
 struct Measure<'a> {
     bench: &'a Bench,
     path: &'a PathBuf,
@@ -251,7 +266,6 @@ impl Task for Measure<'_> {
 
     fn run<B: Backend>(self, backend: &B) -> Result<Record> {
         engine::memory::reset_peak();
-        backend.watch_device();
         let started = std::time::Instant::now();
         let mut warnings = Vec::new();
         let model = Model::open(self.path, &mut warnings)?;
@@ -261,8 +275,14 @@ impl Task for Measure<'_> {
         self.ui.refuse_warnings()?;
 
         let bytes_per_token = bytes_per_token(&model, loaded.plan());
-        let speed = engine::speed(&loaded, self.bench.prompt, self.bench.generate, self.bench.repetitions)?;
-        let (peak_memory, card) = (engine::memory::peak(), Card::of(backend));
+        let tests = self.tests();
+        let largest = |plans: Vec<MemoryPlan>| plans.into_iter().max_by_key(MemoryPlan::total);
+        let plans = tests.iter().flat_map(Tests::sessions).map(|options| loaded.memory(options));
+        if let Some(plan) = largest(plans.collect::<Result<_>>()?) {
+            self.ui.note(plan.to_string());
+        }
+        let speeds = tests.iter().map(|t| Ok((t, engine::speed(&loaded, t)?))).collect::<Result<Vec<_>>>()?;
+        let peak_memory = engine::memory::peak();
         let read_bandwidth = backend.read_bandwidth();
         // Bounds of the processor; a card's products would have to be waited for.
         let integer_peak = backend.integer_peak();
@@ -270,11 +290,15 @@ impl Task for Measure<'_> {
         let quantized = cached.is_some_and(|(name, _)| BlockFormat::by_name(name).is_some_and(|f| f.is_quantized()));
         let integer_peak = integer_peak.filter(|_| quantized);
         let products = products_per_token(&model, loaded.plan());
-        let test = |kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
-            let kernels = if self.bench.kernels { kernels(&loaded, kind, rate.tokens)? } else { Vec::new() };
-            let gigabytes = bytes.map(|b| b as f64 * rate.mean() / 1e9);
+        let test = |tests: &Tests, kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
+            let kernels = if self.bench.kernels { kernels(&loaded, tests)? } else { Vec::new() };
+            let gigabytes = bytes.map(|b| b as f64 * rate.mean() / tests.sequences as f64 / 1e9);
+            let depth = if tests.depth > 0 { format!(" @ d{}", tests.depth) } else { String::new() };
+            let parallel = if tests.sequences > 1 { format!(" x {}", tests.sequences) } else { String::new() };
             Ok(Test {
-                test: format!("{kind}{}", rate.tokens),
+                test: format!("{kind}{}{depth}{parallel}", rate.tokens),
+                depth: tests.depth,
+                parallel: tests.sequences,
                 tokens_per_second: rate.mean(),
                 deviation: rate.deviation(),
                 samples: rate.samples.clone(),
@@ -284,8 +308,10 @@ impl Task for Measure<'_> {
                 kernels,
             })
         };
-        let prompt = speed.prompt.iter().map(|rate| test("pp", rate, None));
-        let generation = speed.generation.iter().map(|rate| test("tg", rate, Some(bytes_per_token)));
+        let measured = speeds.iter().flat_map(|(tests, speed)| {
+            let prompt = speed.prompt.iter().map(|rate| test(tests, "pp", rate, None));
+            prompt.chain(speed.generation.iter().map(|rate| test(tests, "tg", rate, Some(bytes_per_token))))
+        });
         Ok(Record {
             name: model.name(),
             model: self.path.clone(),
@@ -293,24 +319,21 @@ impl Task for Measure<'_> {
             bytes: loaded.weight_bytes(),
             bytes_per_token,
             backend: backend.name(),
-            tests: prompt.chain(generation).collect::<Result<_>>()?,
+            tests: measured.collect::<Result<_>>()?,
             read_bandwidth,
             cached_rate: cached.map(|(_, rate)| rate),
             cached_format: cached.map(|(format, _)| format),
             integer_peak,
             load_seconds,
             peak_memory,
-            card,
-            stand_in: backend.name().contains(cuda::STAND_IN),
         })
     }
 }
 
 /// Where the time of a test goes. Errors: the backend does not take the times of kernels.
-fn kernels<B: Backend>(engine: &Engine<'_, B>, kind: &str, tokens: usize) -> Result<Vec<Kernel>> {
-    let (prompt, generate) = if kind == "pp" { (tokens, 0) } else { (0, tokens) };
+fn kernels<B: Backend>(engine: &Engine<'_, B>, tests: &Tests) -> Result<Vec<Kernel>> {
     engine.backend().start_profile();
-    engine::speed(engine, prompt, generate, 1)?;
+    engine::speed(engine, &Tests { repetitions: 1, ..*tests })?;
     let times = engine.backend().kernel_times()?;
     if times.is_empty() {
         return Err(caller("--kernels needs --backend cuda: the processor's operations are not timed one by one"));

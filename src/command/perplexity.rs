@@ -119,6 +119,8 @@ impl Task for Job<'_> {
             ui.warn(format!("the model was trained on {trained} positions; windows of {} go beyond", args.ctx));
             ui.refuse_warnings()?;
         }
+        eval::windows(tokens.len(), &options)?;
+        ui.note(memory(&engine, base.as_ref(), args.ctx)?);
         let base = base.as_ref().map_or(Base::Nothing, Base::Beside);
         let bar = ui.steps_bar(0);
         let result = eval::perplexity(&engine, base, &tokens, &options, |done, all, so_far| {
@@ -138,6 +140,18 @@ impl Task for Job<'_> {
         writeln!(std::io::stdout(), "{}", text.trim_end())?;
         Ok(())
     }
+}
+
+/// What will be needed, of one model or two.
+fn memory<B: Backend>(engine: &Engine<'_, B>, base: Option<&Engine<'_, B>>, ctx: usize) -> anyhow::Result<String> {
+    let options = eval::session_options(ctx);
+    let mut plan = engine.memory(options)?;
+    if let Some(base) = base {
+        plan = plan.and(&base.memory(options)?);
+    }
+    let windows = if engine.backend().takes_several() { options.sequences } else { 1 };
+    let several = if windows > 1 { format!(", {windows} windows at a time") } else { String::new() };
+    Ok(format!("{plan}{several}"))
 }
 
 /// Ids must mean the same to both models.

@@ -27,7 +27,7 @@ pub struct Blockwise<'m, 'b, B: Backend> {
     engine: Engine<'b, B>, // without blocks
     block: Option<(usize, Block<B>)>,
     scratch: Scratch<B>,
-    cache: B::Cache,
+    cache: [B::Cache; 1],
     ropes: Option<Ropes>,
     ctx: usize,
 }
@@ -47,7 +47,7 @@ impl<'m, 'b, B: Backend> Blockwise<'m, 'b, B> {
         let hidden = load::widest(model, plan)?;
         let scratch = Scratch::for_blocks(&engine, ctx, hidden)?;
         let ropes = Ropes::new(plan, &engine.rope_factors, ctx);
-        Ok(Blockwise { model, engine, block: None, scratch, cache, ropes, ctx })
+        Ok(Blockwise { model, engine, block: None, scratch, cache: [cache], ropes, ctx })
     }
 
     /// How the model runs.
@@ -57,7 +57,7 @@ impl<'m, 'b, B: Backend> Blockwise<'m, 'b, B> {
 
     /// Hidden states before the first block: `out` is `(tokens.len(), width)`.
     pub fn embed(&mut self, tokens: &[u32], out: &mut [f32]) -> anyhow::Result<()> {
-        forward::embed(&self.engine, &mut self.scratch, tokens, 0)?;
+        forward::embed(&self.engine, &mut self.scratch, tokens, 1, 0)?;
         Ok(self.engine.backend.read(&self.scratch.x, out)?)
     }
 

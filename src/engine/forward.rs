@@ -6,7 +6,6 @@ use super::rope::Ropes;
 use super::weights::{Block, Engine, FeedWeights, HeadNorm, NormWeights};
 use crate::arch::Plan;
 use qconv_kernels::{Attention, Backend, Product, Result, Rope};
-use std::ops::Range;
 
 /// Buffers for `n` tokens, `n` up to the batch size; made once per session.
 pub(super) struct Scratch<B: Backend> {
@@ -105,13 +104,13 @@ impl<B: Backend> Scratch<B> {
     }
 }
 
-/// Runs tokens at positions `start ..` through all blocks; their hidden states are left in `scratch.x`. False if `stop`
-/// said so between two blocks: then nothing is left.
+/// Runs tokens through all blocks, as many for each cache, sequence after sequence, all from position `start` on; their hidden
+/// states are left in `scratch.x`. False if `stop` said so between two blocks: then nothing is left.
 #[allow(clippy::too_many_arguments)] // what a session consists of
 pub(super) fn batch<B: Backend>(
     engine: &Engine<'_, B>,
     s: &mut Scratch<B>,
-    cache: &mut B::Cache,
+    caches: &mut [B::Cache],
     ropes: Option<&Ropes>,
     tokens: &[u32],
     start: usize,
@@ -119,7 +118,7 @@ pub(super) fn batch<B: Backend>(
     stop: &dyn Fn() -> bool,
 ) -> Result<bool> {
     let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
-    embed(engine, s, tokens, start)?;
+    embed(engine, s, tokens, caches.len(), start)?;
     // What the block before leaves in `branch`, and whether that is normalized before it is added.
     let mut before: Option<Option<&NormWeights<B>>> = None;
     for (layer, block) in engine.blocks.iter().enumerate() {
@@ -131,7 +130,7 @@ pub(super) fn batch<B: Backend>(
             Some(post) => add_branch_and_norm(b, plan, post, &block.attn_norm, s, n)?,
         }
         let rope = ropes.map(|r| r.of(plan, layer));
-        attention(b, plan, block, rope, Place { layer, slot: layer, start }, cache, s, n, watch)?;
+        attention(b, plan, block, rope, Place { layer, slot: layer, start }, caches, s, n, watch)?;
         add_branch_and_norm(b, plan, block.post_attention_norm.as_ref(), &block.ffn_norm, s, n)?;
         feed(b, plan, block, s, n, watch)?;
         before = Some(block.post_ffw_norm.as_ref());
@@ -142,11 +141,12 @@ pub(super) fn batch<B: Backend>(
     Ok(true)
 }
 
-/// `x` = embeddings of tokens at positions `start ..`.
+/// `x` = embeddings of tokens of some sequences, all from position `start` on.
 pub(super) fn embed<B: Backend>(
     engine: &Engine<'_, B>,
     s: &mut Scratch<B>,
     tokens: &[u32],
+    sequences: usize,
     start: usize,
 ) -> Result<()> {
     let (b, plan, n) = (engine.backend, &engine.plan, tokens.len());
@@ -156,7 +156,7 @@ pub(super) fn embed<B: Backend>(
     }
     if let Some(positions) = &engine.positions {
         s.rows.clear();
-        s.rows.extend((start..start + n).map(|i| i as u32));
+        s.rows.extend((0..n).map(|i| (start + i % (n / sequences)) as u32));
         b.embed(positions, &s.rows, &mut s.branch)?;
         b.add(&mut s.x, &s.branch, n * plan.width)?;
     }
@@ -179,13 +179,13 @@ pub(super) fn attention_half<B: Backend>(
     block: &Block<B>,
     rope: Option<&Rope>,
     place: Place,
-    cache: &mut B::Cache,
+    caches: &mut [B::Cache],
     s: &mut Scratch<B>,
     n: usize,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
-    attention(b, plan, block, rope, place, cache, s, n, watch)?;
+    attention(b, plan, block, rope, place, caches, s, n, watch)?;
     add_branch(b, plan, block.post_attention_norm.as_ref(), s, n)
 }
 
@@ -219,7 +219,11 @@ fn feed<B: Backend>(
 }
 
 /// Logits of rows of the latest batch into `scratch.logits`, `(rows.len(), vocabulary)`.
-pub(super) fn logits<B: Backend>(engine: &Engine<'_, B>, s: &mut Scratch<B>, rows: Range<usize>) -> Result<()> {
+pub(super) fn logits<B: Backend>(
+    engine: &Engine<'_, B>,
+    s: &mut Scratch<B>,
+    rows: impl ExactSizeIterator<Item = usize>,
+) -> Result<()> {
     let (b, plan, n) = (engine.backend, &engine.plan, rows.len());
     s.rows.clear();
     s.rows.extend(rows.map(|i| i as u32));
@@ -314,7 +318,7 @@ fn head_norm<B: Backend>(
     b.norm(plan.norm, plan.eps, &norm.weight, norm.bias.as_ref(), x, out, len / cols, cols)
 }
 
-/// `branch = output(attention(h))`; keys and values go into the cache.
+/// `branch = output(attention(h))`; keys and values go into the caches, as many rows into each.
 #[allow(clippy::too_many_arguments)] // a step of the pass above, in a function for the eye
 fn attention<B: Backend>(
     b: &B,
@@ -322,7 +326,7 @@ fn attention<B: Backend>(
     block: &Block<B>,
     rope: Option<&Rope>,
     Place { layer, slot, start }: Place,
-    cache: &mut B::Cache,
+    caches: &mut [B::Cache],
     s: &mut Scratch<B>,
     n: usize,
     watch: &mut Watch<'_>,
@@ -338,12 +342,6 @@ fn attention<B: Backend>(
             (normed, q)
         }
     };
-    match rope {
-        Some(rope) => {
-            b.rope_store(rope, plan.heads, plan.kv_heads, plan.key_dim, q, k, v, cache, slot, start, n)?;
-        }
-        None => b.store(cache, slot, k, v, start, n)?,
-    }
     let shape = Attention {
         heads: plan.heads,
         kv_heads: plan.kv_heads,
@@ -353,6 +351,20 @@ fn attention<B: Backend>(
         window: plan.window_of(layer),
         soft_cap: plan.attention_soft_cap,
     };
-    b.attention(&shape, q, cache, slot, start, n, context)?;
+    match caches {
+        [cache] => {
+            match rope {
+                Some(rope) => {
+                    b.rope_store(rope, plan.heads, plan.kv_heads, plan.key_dim, q, k, v, cache, slot, start, n)?;
+                }
+                None => b.store(cache, slot, k, v, start, n)?,
+            }
+            b.attention(&shape, q, cache, slot, start, n, context)?;
+        }
+        several => {
+            let each = n / several.len();
+            b.attend_each(rope, &shape, q, k, v, several, slot, start, each, context)?;
+        }
+    }
     products(b, watch, context, n, [(&block.attn_output, branch)])
 }

@@ -18,6 +18,15 @@ impl MemoryPlan {
     pub fn total(&self) -> u64 {
         self.weights.saturating_add(self.cache).saturating_add(self.scratch)
     }
+
+    /// What both need together.
+    pub fn and(&self, other: &MemoryPlan) -> MemoryPlan {
+        MemoryPlan {
+            weights: self.weights.saturating_add(other.weights),
+            cache: self.cache.saturating_add(other.cache),
+            scratch: self.scratch.saturating_add(other.scratch),
+        }
+    }
 }
 
 impl std::fmt::Display for MemoryPlan {

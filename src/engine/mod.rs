@@ -27,5 +27,5 @@ pub use observe::{Inputs, Observer};
 pub use rng::Rng;
 pub use sample::{Sampler, Sampling};
 pub use session::{Session, SessionOptions};
-pub use speed::{Rate, Speed, speed};
+pub use speed::{Rate, Speed, Tests, speed};
 pub use weights::Engine;

@@ -1,4 +1,4 @@
-//! One sequence: its cache, its scratch memory, and the calls that feed tokens and give logits.
+//! A sequence, or several of the same length: their caches, scratch memory, and the calls that feed tokens and give logits.
 
 use super::forward::{self, Scratch};
 use super::memory::{MemoryPlan, cache_bytes};
@@ -14,10 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// How large a session is.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionOptions {
-    /// Positions that the cache holds.
+    /// Positions that the cache of a sequence holds.
     pub positions: usize,
-    /// Tokens that are computed together at most (bounded by `positions`).
+    /// Tokens that are computed together at most (bounded by the positions of all sequences).
     pub batch: usize,
+    /// Sequences that can be fed together, each with a cache of its own (bounded by `batch`; 1 on a backend that takes one
+    /// at a time).
+    pub sequences: usize,
     /// Rows of logits that can be asked for at once (bounded by `batch` and by 32 MiB, but at least 1).
     pub logit_rows: usize,
 }
@@ -25,7 +28,13 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// For generation: `positions` in batches of 512, logits of one row.
     pub fn new(positions: usize) -> Self {
-        SessionOptions { positions, batch: 512, logit_rows: 1 }
+        SessionOptions { positions, batch: 512, sequences: 1, logit_rows: 1 }
+    }
+
+    /// As many whole sequences at a time as a batch holds. (Larger batches were tried for evaluation: 1024 and 2048 tokens
+    /// took as much processor time as 512, for two and four times the memory.)
+    pub fn side_by_side(self) -> Self {
+        SessionOptions { sequences: (self.batch / self.positions.max(1)).max(1), ..self }
     }
 
     /// For evaluation: logits of many rows at once.
@@ -37,16 +46,17 @@ impl SessionOptions {
 /// Bytes of logits that are computed at once at most.
 const LOGIT_BYTES: usize = 32 << 20;
 
-/// One sequence on an [`Engine`]. After it was made, neither feeding tokens nor reading logits allocates on this side of
-/// the backend.
+/// One sequence on an [`Engine`], or several in step. After it was made, neither feeding tokens nor reading logits allocates
+/// on this side of the backend.
 pub struct Session<'e, B: Backend> {
     engine: &'e Engine<'e, B>,
-    cache: B::Cache,
+    caches: Vec<B::Cache>, // of each sequence
     scratch: Scratch<B>,
     ropes: Option<Ropes>,
     positions: usize,
     batch: usize,
-    length: usize,
+    fed: usize,    // sequences that were fed since the beginning
+    length: usize, // of each of them
     rows: usize,
     logit_rows: usize,
     logits: Vec<f32>, // (logit_rows, vocabulary)
@@ -57,19 +67,21 @@ pub struct Session<'e, B: Backend> {
 }
 
 impl<'b, B: Backend> Engine<'b, B> {
-    /// A sequence of up to `options.positions` tokens. Errors: the backend has not that much memory, or the model has
+    /// Sequences of up to `options.positions` tokens. Errors: the backend has not that much memory, or the model has
     /// fewer learned positions.
     pub fn session(&self, options: SessionOptions) -> anyhow::Result<Session<'_, B>> {
-        let (shape, batch, logit_rows) = self.sizes(options)?;
-        let cache = self.backend.cache(shape).context("--ctx is too large for this machine")?;
+        let Sizes { shape, sequences, batch, logit_rows } = self.sizes(options)?;
+        let cache = |_| self.backend.cache(shape).context("--ctx is too large for this machine");
+        let caches = (0..sequences).map(cache).collect::<anyhow::Result<_>>()?;
         let scratch = Scratch::new(self, batch, logit_rows)?;
         Ok(Session {
             engine: self,
-            cache,
+            caches,
             scratch,
             ropes: Ropes::new(&self.plan, &self.rope_factors, shape.positions),
             positions: shape.positions,
             batch,
+            fed: 1,
             length: 0,
             rows: 0,
             logit_rows,
@@ -83,12 +95,13 @@ impl<'b, B: Backend> Engine<'b, B> {
 
     /// What [`Engine::session`] will need.
     pub fn memory(&self, options: SessionOptions) -> anyhow::Result<MemoryPlan> {
-        let (shape, batch, logit_rows) = self.sizes(options)?;
+        let Sizes { shape, sequences, batch, logit_rows } = self.sizes(options)?;
         let floats = Scratch::<B>::floats(self, batch, logit_rows) + logit_rows * self.vocabulary;
-        Ok(MemoryPlan { weights: self.weight_bytes, cache: self.cache_bytes(&shape)?, scratch: 4 * floats as u64 })
+        let cache = self.cache_bytes(&shape, sequences)?;
+        Ok(MemoryPlan { weights: self.weight_bytes, cache, scratch: 4 * floats as u64 })
     }
 
-    fn sizes(&self, options: SessionOptions) -> anyhow::Result<(CacheShape, usize, usize)> {
+    fn sizes(&self, options: SessionOptions) -> anyhow::Result<Sizes> {
         if options.positions == 0 || options.batch == 0 {
             return Err(caller("a context needs at least one position"));
         }
@@ -107,21 +120,32 @@ impl<'b, B: Backend> Engine<'b, B> {
             key_width: self.plan.kv_heads * self.plan.key_dim,
             value_width: self.plan.kv_heads * self.plan.value_dim,
         };
-        self.cache_bytes(&shape)?;
-        let batch = options.batch.min(options.positions);
+        let most = if self.backend.takes_several() { options.batch } else { 1 };
+        let sequences = options.sequences.clamp(1, most);
+        self.cache_bytes(&shape, sequences)?;
+        let batch = options.batch.min(options.positions.saturating_mul(sequences));
         let logit_rows = (LOGIT_BYTES / 4 / self.vocabulary).min(options.logit_rows).clamp(1, batch);
-        Ok((shape, batch, logit_rows))
+        Ok(Sizes { shape, sequences, batch, logit_rows })
     }
 
-    fn cache_bytes(&self, shape: &CacheShape) -> anyhow::Result<u64> {
+    fn cache_bytes(&self, shape: &CacheShape, sequences: usize) -> anyhow::Result<u64> {
         let whole = shape.positions.checked_next_multiple_of(self.backend.cache_block());
         whole
             .and_then(|positions| {
                 cache_bytes(&CacheShape { positions, ..*shape }, |dim| self.backend.cache_head_bytes(dim))
             })
+            .and_then(|bytes| bytes.checked_mul(sequences as u64))
             .filter(|&n| n <= isize::MAX as u64)
             .ok_or_else(|| caller(format!("a context of {} positions is beyond all memory", shape.positions)))
     }
+}
+
+/// What follows from [`SessionOptions`] for a model and a backend.
+struct Sizes {
+    shape: CacheShape,
+    sequences: usize,
+    batch: usize,
+    logit_rows: usize,
 }
 
 impl<'e, B: Backend> Session<'e, B> {
@@ -134,17 +158,35 @@ impl<'e, B: Backend> Session<'e, B> {
     /// Continues the sequence. All but the last `batch` tokens of a long list can give no logits afterwards.
     /// Errors: an id outside the vocabulary, no room left; both before anything is computed.
     pub fn feed(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
-        self.check(tokens)?;
-        tokens.chunks(self.batch).try_for_each(|batch| self.run(batch, &mut Watch::nobody()))
+        self.check(tokens, 1)?;
+        tokens.chunks(self.batch).try_for_each(|batch| self.run(batch, 1, &mut Watch::nobody()))
     }
 
-    /// As [`Session::feed`], and shows the inputs of all linears to `observer`: layer after layer, batch after batch.
-    /// With `output` also those of the output matrix, of every token.
-    pub fn feed_observed(&mut self, tokens: &[u32], observer: &mut dyn Observer, output: bool) -> anyhow::Result<()> {
-        self.check(tokens)?;
+    /// Continues the first `sequences` sequences, each by as many tokens: `tokens` are those of the first, then those of the
+    /// second, ... Rows of logits come in the same order. Errors as [`Session::feed`].
+    ///
+    /// # Panics
+    /// If the tokens are more than a batch or no equal parts, the sequences more than [`Session::sequences`], or other ones
+    /// than were fed since the beginning; all are the program's own numbers.
+    pub fn feed_each(&mut self, tokens: &[u32], sequences: usize) -> anyhow::Result<()> {
+        self.check(tokens, sequences)?;
+        self.run(tokens, sequences, &mut Watch::nobody())
+    }
+
+    /// As [`Session::feed_each`], or with one sequence as [`Session::feed`], and shows the inputs of all linears to
+    /// `observer`, layer after layer, batch after batch. With `output` also those of the output matrix, of every token.
+    pub fn feed_observed(
+        &mut self,
+        tokens: &[u32],
+        sequences: usize,
+        observer: &mut dyn Observer,
+        output: bool,
+    ) -> anyhow::Result<()> {
+        self.check(tokens, sequences)?;
         let mut watch = Watch::by(observer);
-        for batch in tokens.chunks(self.batch) {
-            self.run(batch, &mut watch)?;
+        let step = if sequences == 1 { self.batch } else { tokens.len().max(1) };
+        for batch in tokens.chunks(step) {
+            self.run(batch, sequences, &mut watch)?;
             if output {
                 forward::show_output(self.engine, &mut self.scratch, batch.len(), &mut watch)?;
             }
@@ -152,8 +194,11 @@ impl<'e, B: Backend> Session<'e, B> {
         Ok(())
     }
 
-    fn run(&mut self, batch: &[u32], watch: &mut Watch<'_>) -> anyhow::Result<()> {
-        let Session { engine, scratch, cache, ropes, length, stop, one_token, .. } = self;
+    fn run(&mut self, batch: &[u32], sequences: usize, watch: &mut Watch<'_>) -> anyhow::Result<()> {
+        assert!(batch.len() <= self.batch, "at most a batch of {} tokens", self.batch);
+        assert!(self.length == 0 || self.fed == sequences, "the same sequences as at the beginning");
+        let Session { engine, scratch, caches, ropes, length, stop, one_token, .. } = self;
+        let caches = &mut caches[..sequences];
         let stop = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
         self.rows = 0;
         let done = match *batch {
@@ -161,21 +206,25 @@ impl<'e, B: Backend> Session<'e, B> {
                 // Over within milliseconds: whoever wants to stop can wait for it.
                 let mut step = || {
                     let never = || false;
-                    forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch, &never).map(drop)
+                    forward::batch(engine, scratch, caches, ropes.as_ref(), batch, *length, watch, &never).map(drop)
                 };
                 engine.backend.repeat(one_token, Some((token, *length)), &mut step)?;
                 !stop()
             }
-            _ => forward::batch(engine, scratch, cache, ropes.as_ref(), batch, *length, watch, &stop)?,
+            _ => forward::batch(engine, scratch, caches, ropes.as_ref(), batch, *length, watch, &stop)?,
         };
         if done {
-            self.length += batch.len();
+            self.fed = sequences;
+            self.length += batch.len() / sequences;
             self.rows = batch.len();
         }
         Ok(())
     }
 
-    fn check(&self, tokens: &[u32]) -> anyhow::Result<()> {
+    fn check(&self, tokens: &[u32], sequences: usize) -> anyhow::Result<()> {
+        assert!((1..=self.caches.len()).contains(&sequences), "at most {} sequences", self.caches.len());
+        assert!(tokens.len().is_multiple_of(sequences), "every sequence is continued by as many tokens");
+        let each = tokens.len() / sequences;
         let vocabulary = self.engine.vocabulary;
         if let Some(at) = tokens.iter().position(|&t| t as usize >= vocabulary) {
             return Err(caller(format!(
@@ -183,12 +232,10 @@ impl<'e, B: Backend> Session<'e, B> {
                 tokens[at]
             )));
         }
-        if tokens.len() > self.room() {
+        if each > self.room() {
             return Err(caller(format!(
-                "{} more tokens do not fit behind {} in a context of {} positions; use a larger --ctx or a shorter text",
-                tokens.len(),
-                self.length,
-                self.positions
+                "{each} more tokens do not fit behind {} in a context of {} positions; use a larger --ctx or a shorter text",
+                self.length, self.positions
             )));
         }
         Ok(())
@@ -214,7 +261,20 @@ impl<'e, B: Backend> Session<'e, B> {
         Ok(out)
     }
 
-    /// Logits behind the last token.
+    /// Logits of some rows of the latest batch, as [`Session::logits`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn logits_of(&mut self, rows: &[usize]) -> anyhow::Result<&[f32]> {
+        let inside = rows.iter().all(|&row| row < self.rows);
+        assert!(inside && rows.len() <= self.logit_rows, "rows of the latest batch, few enough");
+        let out = &mut self.logits[..rows.len() * self.engine.vocabulary];
+        forward::logits(self.engine, &mut self.scratch, rows.iter().copied())?;
+        self.engine.backend.read(&self.scratch.logits, out)?;
+        Ok(out)
+    }
+
+    /// Logits behind the last token (of the last sequence).
     ///
     /// # Panics
     /// If nothing was fed since the session was made or truncated.
@@ -249,12 +309,17 @@ impl<'e, B: Backend> Session<'e, B> {
         self.rows = 0;
     }
 
-    /// Tokens so far.
+    /// Tokens so far, of each sequence.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Positions that the cache holds.
+    /// Sequences that can be fed together.
+    pub fn sequences(&self) -> usize {
+        self.caches.len()
+    }
+
+    /// Positions that the cache of a sequence holds.
     pub fn positions(&self) -> usize {
         self.positions
     }
@@ -267,6 +332,11 @@ impl<'e, B: Backend> Session<'e, B> {
     /// Tokens that are computed together.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Tokens by which each of some sequences can be continued together.
+    pub fn step(&self, sequences: usize) -> usize {
+        self.batch / sequences.max(1)
     }
 
     /// Rows of logits that can be asked for at once.

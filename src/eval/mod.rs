@@ -6,7 +6,7 @@ mod recorded;
 mod statistics;
 
 pub use divergence::{Divergence, PairStatistics};
-pub use perplexity::{Base, Options, Perplexity, perplexity, record, windows};
+pub use perplexity::{Base, Options, Perplexity, perplexity, record, session_options, windows};
 pub use recorded::{Recorded, can_record};
 pub use statistics::{Estimate, log_softmax};
 

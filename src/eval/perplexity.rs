@@ -88,6 +88,11 @@ pub fn windows(count: usize, options: &Options) -> anyhow::Result<Vec<Window>> {
     Ok((0..n).map(|i| Window { tokens: i * step..i * step + ctx, predicting: predicting.clone() }).collect())
 }
 
+/// How windows are run: several side by side where they are short.
+pub fn session_options(ctx: usize) -> SessionOptions {
+    SessionOptions::new(ctx).all_logits().side_by_side()
+}
+
 /// What every prediction is compared with.
 pub enum Base<'a, 'b, B: Backend> {
     /// Nothing.
@@ -120,7 +125,7 @@ pub fn perplexity<B: Backend>(
     }
     let other = match base {
         Base::Nothing => Other::Nothing,
-        Base::Beside(base) => Other::Session(Box::new(base.session(SessionOptions::new(options.ctx).all_logits())?)),
+        Base::Beside(base) => Other::Session(Box::new(base.session(session_options(options.ctx))?)),
         Base::Recorded(recorded) => Other::Recorded { recorded, row: 0, logits: Vec::new() },
     };
     run(engine, other, tokens, options, progress)
@@ -152,17 +157,19 @@ fn run<B: Backend>(
         anyhow::ensure!(recorded.rows() == rows, "the record of the original is of another text (a fault of qconv)");
     }
     let start = Instant::now();
-    let mut model = engine.session(SessionOptions::new(options.ctx).all_logits())?;
+    let mut model = engine.session(session_options(options.ctx))?;
     let mut scores = Scores::default();
-    let mut window_tokens = Vec::with_capacity(options.ctx);
-    for (i, window) in windows.iter().enumerate() {
-        window_tokens.clear();
-        window_tokens.extend_from_slice(&tokens[window.tokens.clone()]);
-        if let Some(bos) = options.bos {
-            window_tokens[0] = bos;
-        }
-        score(&mut model, &mut other, &window_tokens, &window.predicting, &mut scores)?;
-        progress(i + 1, windows.len(), scores.nll.exp().value);
+    let mut done = 0;
+    for group in windows.chunks(model.sequences()) {
+        let texts = group.iter().map(|window| {
+            let mut text = tokens[window.tokens.clone()].to_vec();
+            text[0] = options.bos.unwrap_or(text[0]);
+            text
+        });
+        // All windows of a text are alike.
+        score(&mut model, &mut other, &texts.collect::<Vec<_>>(), &group[0].predicting, &mut scores)?;
+        done += group.len();
+        progress(done, windows.len(), scores.nll.exp().value);
     }
     let seconds = start.elapsed().as_secs_f64();
     let models = if matches!(other, Other::Session(_)) { 2 } else { 1 };
@@ -199,18 +206,18 @@ impl<B: Backend> Other<'_, '_, B> {
         }
     }
 
-    fn feed(&mut self, batch: &[u32]) -> anyhow::Result<()> {
+    fn feed(&mut self, batch: &[u32], sequences: usize) -> anyhow::Result<()> {
         match self {
-            Other::Session(session) => session.feed(batch),
+            Other::Session(session) => session.feed_each(batch, sequences),
             _ => Ok(()),
         }
     }
 
     /// The original's logits of some rows of the latest batch, whose logits are `model`.
-    fn logits(&mut self, rows: Range<usize>, model: &[f32]) -> anyhow::Result<Option<&[f32]>> {
+    fn logits(&mut self, rows: &[usize], model: &[f32]) -> anyhow::Result<Option<&[f32]>> {
         match self {
             Other::Nothing => Ok(None),
-            Other::Session(session) => session.logits(rows).map(Some),
+            Other::Session(session) => session.logits_of(rows).map(Some),
             Other::Recorder(recorder) => recorder.add(model).map(|()| None),
             Other::Recorded { recorded, row, logits } => {
                 logits.resize(model.len(), 0.0);
@@ -233,27 +240,36 @@ struct Scores {
 /// What to do about it.
 const VERIFY: &str = "`qconv verify` may tell why";
 
-/// One window, batch by batch; each batch's logits in slices.
+/// Some windows side by side, batch by batch; each batch's logits in slices. Scores come sequence by sequence, so that sums do
+/// not depend on how many are computed together, as long as a window is no longer than a batch.
 fn score<B: Backend>(
     model: &mut Session<'_, B>,
     original: &mut Other<'_, '_, B>,
-    tokens: &[u32],
+    texts: &[Vec<u32>],
     predicting: &Range<usize>,
     scores: &mut Scores,
 ) -> anyhow::Result<()> {
     model.truncate(0);
     original.begin();
-    let mut at = 0;
-    for batch in tokens.chunks(model.batch()) {
-        model.feed(batch)?;
-        original.feed(batch)?;
-        let end = predicting.end.min(at + batch.len());
-        let mut from = predicting.start.max(at);
-        while from < end {
-            let to = end.min(from + model.logit_rows());
-            let rows = from - at..to - at;
-            let targets = &tokens[from + 1..to + 1];
-            let logits = model.logits(rows.clone())?;
+    let (ctx, step) = (texts[0].len(), model.step(texts.len()));
+    let (mut batch, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    for at in (0..ctx).step_by(step) {
+        let end = ctx.min(at + step);
+        batch.clear();
+        texts.iter().for_each(|text| batch.extend_from_slice(&text[at..end]));
+        model.feed_each(&batch, texts.len())?;
+        original.feed(&batch, texts.len())?;
+        rows.clear();
+        targets.clear();
+        for (i, text) in texts.iter().enumerate() {
+            let predicting = predicting.start.max(at)..predicting.end.min(end);
+            rows.extend(predicting.clone().map(|position| i * (end - at) + position - at));
+            targets.extend(predicting.map(|position| text[position + 1]));
+        }
+        // Equal slices: a few rows that were left over would be multiplied by other kernels, which may round differently.
+        let slice = rows.len().div_ceil(rows.len().div_ceil(model.logit_rows()).max(1)).max(1);
+        for (rows, targets) in rows.chunks(slice).zip(targets.chunks(slice)) {
+            let logits = model.logits_of(rows)?;
             let vocabulary = logits.len() / rows.len();
             // Rows in parallel, sums in order: results do not depend on the number of threads.
             let base = original.logits(rows, logits)?;
@@ -274,15 +290,14 @@ fn score<B: Backend>(
             }
             let broken = |x: &f64| !x.is_finite();
             if let Some(i) = scores.row.iter().position(broken) {
-                bail!("the model gives no probability (NaN or infinite) at position {}; {VERIFY}", from + i);
+                let position = at + rows[i] % (end - at);
+                bail!("the model gives no probability (NaN or infinite) at position {position}; {VERIFY}");
             }
             if compared && scores.pair.iter().any(|p| broken(&p.base_nll)) {
                 bail!("the original gives no probability (NaN or infinite); {VERIFY}");
             }
             scores.row.iter().for_each(|&x| scores.nll.add(x));
-            from = to;
         }
-        at += batch.len();
     }
     Ok(())
 }

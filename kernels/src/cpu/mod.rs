@@ -317,7 +317,7 @@ impl Backend for Cpu {
     }
 
     fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {
-        self.angles.rotate(&self.pool, self.isa, rope, x, n, heads, head_dim, start);
+        self.angles.rotate(&self.pool, self.isa, rope, x, 1, n, heads, head_dim, start);
         Ok(())
     }
 
@@ -337,6 +337,41 @@ impl Backend for Cpu {
         out: &mut Buffer,
     ) -> Result<()> {
         attention::attention(&self.pool, self.isa, &self.workspace, shape, q, cache, layer, start, n, out)
+    }
+
+    /// One scale for all rows would make them depend on each other.
+    fn takes_several(&self) -> bool {
+        self.options.activations != Activations::Int8Tensor
+    }
+
+    fn attend_each(
+        &self,
+        rope: Option<&Rope>,
+        shape: &Attention,
+        q: &mut Buffer,
+        k: &mut Buffer,
+        v: &Buffer,
+        caches: &mut [Cache],
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let (pool, isa, sequences) = (&self.pool, self.isa, caches.len());
+        let &Attention { heads, kv_heads, key_dim, value_dim, .. } = shape;
+        if let Some(rope) = rope {
+            self.angles.rotate(pool, isa, rope, q, sequences, n, heads, key_dim, start);
+            self.angles.rotate(pool, isa, rope, k, sequences, n, kv_heads, key_dim, start);
+        }
+        // Sequence after sequence: a loop over all of them at once would gain little, since each has items for many threads.
+        for (i, cache) in caches.iter_mut().enumerate() {
+            let row = i * n;
+            let (k, v) = (&k[row * kv_heads * key_dim..], &v[row * kv_heads * value_dim..]);
+            cache.store(pool, isa, layer, k, v, start, n);
+            let (q, out) = (&q[row * heads * key_dim..], &mut out[row * heads * value_dim..]);
+            attention::attention(pool, isa, &self.workspace, shape, q, cache, layer, start, n, out)?;
+        }
+        Ok(())
     }
 
     fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {

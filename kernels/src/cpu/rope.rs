@@ -76,7 +76,7 @@ impl Angles {
         table
     }
 
-    /// See [`crate::Backend::rope`].
+    /// See [`crate::Backend::rope`]; of several sequences of `n` rows each.
     #[allow(clippy::too_many_arguments)] // as in the trait
     pub(super) fn rotate(
         &self,
@@ -84,20 +84,21 @@ impl Angles {
         isa: Isa,
         rope: &Rope,
         x: &mut [f32],
+        sequences: usize,
         n: usize,
         heads: usize,
         head_dim: usize,
         start: usize,
     ) {
         assert!(2 * rope.frequencies.len() <= head_dim, "more frequencies than pairs of a head's dimensions");
-        assert!(x.len() >= n * heads * head_dim, "activations are shorter than n rows of heads");
+        assert!(x.len() >= sequences * n * heads * head_dim, "activations are shorter than n rows of heads");
         let table = self.table(rope, start, n);
         let x = Split::new(x);
-        pool.run(n, |i| {
+        pool.run(sequences * n, |i| {
             // SAFETY: row i belongs to this item alone.
             let row = unsafe { x.slice(i * heads * head_dim, heads * head_dim) };
-            let (cos, sin) =
-                (&table.cos[i * table.width..][..table.width], &table.sin[i * table.width..][..table.width]);
+            let at = i % n * table.width;
+            let (cos, sin) = (&table.cos[at..][..table.width], &table.sin[at..][..table.width]);
             dispatch(isa, Rotate { style: rope.style, head_dim, row, cos, sin });
         });
     }
