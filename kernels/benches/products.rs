@@ -1,8 +1,11 @@
 //! How fast activations meet quantized weights, by format and instruction set, on one thread:
-//! - one token: GB/s of weights read, beside what reading alone reaches;
+//! - one token: GB/s of weights read, beside what reading alone reaches, and GB/s of weights that lie in the cache: where
+//!   that is little more, arithmetic is the bound and not memory;
 //! - 512 tokens: multiply-adds per cycle. AVX-512 VNNI does 64 an instruction, 128 a cycle where there are two ports.
 //!
 //! `cargo bench -p qconv-kernels --bench products [-- FORMAT]`. Some elements of each result are checked first.
+//! `-- --cached` shows one token and weights in the cache alone, which takes seconds and hardly depends on what else the
+//! machine does.
 
 mod common;
 
@@ -15,6 +18,8 @@ use qconv_kernels::{Backend, Product};
 use std::hint::black_box;
 
 const COLS: usize = 2048;
+/// Weights that the second-level cache holds.
+const CACHED: usize = 512 << 10;
 /// Enough weights for no cache.
 const BYTES: usize = 96 << 20;
 const TOKENS: usize = 512;
@@ -77,11 +82,46 @@ fn check(what: &str, out: &[f32], rows: usize, x: &[f32], weights: &[f32]) {
     }
 }
 
+/// GB/s with one token and weights in the cache: the best of many short runs.
+fn cached(cpu: &Cpu, format: &'static BlockFormat, x: &<Cpu as Backend>::Buffer) -> f64 {
+    let row_bytes = format.row_bytes(COLS).expect("2048 is a whole number of blocks");
+    let rows = (CACHED / row_bytes).next_multiple_of(16);
+    let (tensor, _) = weight(format, rows);
+    let size = tensor.bytes().len();
+    let weight = cpu.weight(tensor).expect("a format that can be computed with");
+    let mut out = cpu.buffer(rows).expect("a few KB");
+    let time = (0..60).map(|_| seconds(|| multiply(cpu, &weight, x, 1, &mut out))).fold(f64::INFINITY, f64::min);
+    size as f64 / time / 1e9
+}
+
+/// All formats and instruction sets with weights in the cache.
+fn cached_alone() {
+    let x = floats(COLS, 2);
+    println!("{:<8} {:>7} {:>8} {:>14}", "format", "isa", "GB/s", "G weights/s");
+    for format in block::ALL.iter().filter(|f| f.is_quantized()) {
+        for name in Cpu::isa_names().into_iter().filter(|name| *name != "scalar") {
+            let isa = Isa::by_name(name);
+            let cpu = Cpu::new(Options { threads: Some(1), isa, ..Options::default() }).expect("one thread");
+            let mut input = cpu.buffer(x.len()).expect("a few KB");
+            cpu.write(&x, &mut input).expect("host memory");
+            let rate = cached(&cpu, format, &input);
+            let weights = rate * format.block_weights as f64 / format.block_bytes as f64;
+            println!("{:<8} {name:>7} {rate:>8.1} {weights:>14.1}", format.name);
+        }
+    }
+}
+
 fn main() {
+    if std::env::args().any(|a| a == "--cached") {
+        return cached_alone();
+    }
     let mut criterion = common::criterion();
     let asked = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     let x = floats(TOKENS * COLS, 2);
-    println!("{:<8} {:>7} {:>8} {:>10} {:>12} {:>10}", "format", "isa", "GB/s", "of reading", "MACs/cycle", "4 tokens");
+    println!(
+        "{:<8} {:>7} {:>8} {:>10} {:>8} {:>12} {:>10}",
+        "format", "isa", "GB/s", "of reading", "cached", "MACs/cycle", "4 tokens"
+    );
     for format in block::ALL.iter().filter(|f| f.is_quantized()) {
         if asked.as_ref().is_some_and(|a| !format.name.eq_ignore_ascii_case(a)) {
             continue;
@@ -115,9 +155,10 @@ fn main() {
             let (macs, clock) = ((TOKENS * TOKENS_ROWS * COLS) as f64, clock());
             let time512 = seconds(|| multiply(&cpu, &many, &input, TOKENS, &mut out));
             println!(
-                "{:<8} {name:>7} {rate:>8.1} {:>9.0}% {:>12.1} {:>9.2}x",
+                "{:<8} {name:>7} {rate:>8.1} {:>9.0}% {:>8.1} {:>12.1} {:>9.2}x",
                 format.name,
                 100.0 * rate / read,
+                cached(&cpu, format, &input),
                 macs / time512 / clock,
                 time4 / time,
             );

@@ -68,9 +68,9 @@ macro_rules! point {
 
 /// Four points of eight bytes, each by a load of its own.
 #[inline(always)]
-fn four_points<const N: usize>(book: &Eights<N>, at: &[u16; 32], i: usize) -> __m256i {
+pub(super) fn four_points<const N: usize>(book: &Eights<N>, at: &[u16; 32], i: usize) -> __m256i {
     const { assert!(N.is_power_of_two()) };
-    // SAFETY: elements of the book; used by the methods of `Avx2` alone.
+    // SAFETY: elements of the book; used by the methods of `Avx2` and `Avx512` alone.
     unsafe {
         let (a, b) = (point!(book, at, i), point!(book, at, i + 1));
         let low = _mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast()));
@@ -111,6 +111,8 @@ impl Simd for Avx2 {
     type Bytes = Two;
     type Ints = Two;
     type Floats = TwoFloats;
+    /// Pairs of products are summed in 16 bits.
+    const WHOLE_BYTES: bool = false;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) {
@@ -145,6 +147,33 @@ impl Simd for Avx2 {
             now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()))),
             now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()))),
         )
+    }
+
+    #[inline(always)]
+    fn heads(self, a: &[u8], b: &[u8]) -> Two {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(a, 0), array(b, 0));
+        Two(
+            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()))),
+            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()))),
+        )
+    }
+
+    #[inline(always)]
+    fn pick(self, b: Two, table: &[u8; 64]) -> Two {
+        let table = self.load(table, 0);
+        both!(Two, |b, table| _mm256_shuffle_epi8(b, table))
+    }
+
+    #[inline(always)]
+    fn and_quarters(self, b: Two, masks: [u8; 4]) -> Two {
+        let [p, q, r, s] = masks.map(|mask| u32::from(mask) * 0x0101_0101);
+        Two(now!(_mm256_and_si256(b.0, by_half(p, q))), now!(_mm256_and_si256(b.1, by_half(r, s))))
+    }
+
+    #[inline(always)]
+    fn and_all(self, b: Two, mask: &[u8; 64]) -> Two {
+        let mask = self.load(mask, 0);
+        both!(Two, |b, mask| _mm256_and_si256(b, mask))
     }
 
     #[inline(always)]
@@ -324,12 +353,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn start(self, eight: bool, offset: u8, x: Two) -> Two {
-        let zero = now!(_mm256_setzero_si256());
-        if eight || offset == 0 {
-            return Two(zero, zero); // `dot` takes the codes for signed numbers
+    fn start(self, eight: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> Two {
+        if eight || offset[0] == 0 {
+            let zero = now!(_mm256_setzero_si256());
+            return Two(zero, zero); // with `eight`, `dot` takes the codes for signed numbers
         }
-        both!(Two, |x| _mm256_sub_epi32(zero, sums_of_four(_mm256_set1_epi8(offset as i8), x)))
+        let (first, second) = halves_of(minus_fours);
+        let [a, b, c, d] = offset.map(u8::ilog2);
+        Two(
+            now!(_mm256_sllv_epi32(_mm256_loadu_si256(first.as_ptr().cast()), by_half(a, b))),
+            now!(_mm256_sllv_epi32(_mm256_loadu_si256(second.as_ptr().cast()), by_half(c, d))),
+        )
     }
 
     #[inline(always)]
@@ -413,6 +447,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> TwoFloats {
+        TwoFloats(now!(_mm256_loadu_ps(a.as_ptr())), now!(_mm256_loadu_ps(b.as_ptr())))
+    }
+
+    #[inline(always)]
+    fn join(self, a: TwoFloats, b: TwoFloats) -> TwoFloats {
+        TwoFloats(a.0, b.0)
+    }
+
+    #[inline(always)]
     fn store_floats(self, x: TwoFloats, to: &mut [f32; 16]) {
         let (first, second) = to.split_at_mut(8);
         now!(_mm256_storeu_ps(first.as_mut_ptr(), x.0));
@@ -459,6 +503,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn half(self, x: u16) -> f32 {
         now!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x)))))
+    }
+
+    #[inline(always)]
+    fn two_halves(self, a: u16, b: u16) -> TwoFloats {
+        TwoFloats(now!(_mm256_cvtph_ps(_mm_set1_epi16(a as i16))), now!(_mm256_cvtph_ps(_mm_set1_epi16(b as i16))))
     }
 
     #[inline(always)]

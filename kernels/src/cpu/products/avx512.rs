@@ -1,5 +1,6 @@
 //! [`Simd`] with AVX-512: one register, and a dot product of unsigned with signed bytes in one instruction (VNNI).
 
+use super::avx2::four_points;
 use super::simd::{Eights, Fours, Kernel, Simd, array};
 use super::tile::{Tile, Work, many};
 use crate::cpu::Avx512;
@@ -22,6 +23,26 @@ fn by_quarter(a: u32, b: u32, c: u32, d: u32) -> __m512i {
     unsafe { _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d) }
 }
 
+/// Four times eight neighbouring 16-bit numbers that begin so.
+#[inline(always)]
+fn words_from(first: [i16; 4]) -> __m512i {
+    let eight = |i: usize| std::array::from_fn(|j| first[i] + j as i16);
+    four_times_eight([eight(0), eight(1), eight(2), eight(3)])
+}
+
+/// 32 numbers of 16 bits.
+#[inline(always)]
+fn four_times_eight(x: [[i16; 8]; 4]) -> __m512i {
+    // SAFETY: used by the methods of `Avx512` alone; 64 bytes.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// Where the 64 bytes from the start of the unit, or its last 64, begin that hold the one at `at`.
+#[inline(always)]
+fn line(unit: &[u8], at: usize) -> usize {
+    (at / 64 * 64).min(unit.len() - 64)
+}
+
 /// Eight half-precision numbers.
 #[inline(always)]
 fn halves(x: [u16; 8]) -> __m128i {
@@ -30,18 +51,19 @@ fn halves(x: [u16; 8]) -> __m128i {
     unsafe { _mm_setr_epi16(a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16) }
 }
 
+/// Most points of eight weights whose digits are permuted; more are loaded one by one, which takes as long for any number.
+const MOST_PERMUTED: usize = 512;
+
 /// `table[at]` for 16-bit numbers: 64 entries by one permutation, of which the numbers' upper bits choose.
 #[inline(always)]
 fn permuted<const N: usize>(table: &[u16; N], at: __m512i) -> __m512i {
-    const { assert!(N == 256 || N == 512 || N == 1024 || N == 2048) };
     let table = table.as_ptr();
     // SAFETY: of each size all entries are there; used by the methods of `Avx512` alone.
     unsafe {
         match N {
             256 => of_256(table, at),
             512 => of_512(table, at),
-            1024 => of_1024(table, at),
-            _ => blend(1024, at, of_1024(table, at), of_1024(table.add(1024), at)),
+            _ => unreachable!("books of other sizes are not permuted"),
         }
     }
 }
@@ -56,14 +78,8 @@ unsafe fn blend(bit: i16, at: __m512i, a: __m512i, b: __m512i) -> __m512i {
 /// # Safety
 /// As [`sixty_four`], for all these functions with as many entries.
 #[inline(always)]
-unsafe fn of_1024(table: *const u16, at: __m512i) -> __m512i {
-    // SAFETY: by the caller's promise, here and below.
-    unsafe { blend(512, at, of_512(table, at), of_512(table.add(512), at)) }
-}
-
-#[inline(always)]
 unsafe fn of_512(table: *const u16, at: __m512i) -> __m512i {
-    // SAFETY: as above.
+    // SAFETY: by the caller's promise, here and below.
     unsafe { blend(256, at, of_256(table, at), of_256(table.add(256), at)) }
 }
 
@@ -104,6 +120,7 @@ impl Simd for Avx512 {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
+    const WHOLE_BYTES: bool = true;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) {
@@ -135,14 +152,64 @@ impl Simd for Avx512 {
         ))
     }
 
+    /// One load and one permutation where a register holds both.
     #[inline(always)]
     fn quads(self, bytes: &[u8], a: usize, b: usize) -> __m512i {
+        if bytes.len() > 64 && a < b && b + 16 - a <= 64 && (b - a).is_multiple_of(2) {
+            let window = a.min(bytes.len() - 64 - (bytes.len() - a) % 2);
+            let place = |at: usize| ((at - window) / 2) as i16;
+            let places = words_from([place(a), place(a), place(b), place(b)]);
+            return now!(_mm512_permutexvar_epi16(places, self.load(bytes, window)));
+        }
         let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
         now!(_mm512_mask_broadcast_i32x4(
             _mm512_broadcast_i32x4(_mm_loadu_si128(a.as_ptr().cast())),
             0xff00,
             _mm_loadu_si128(b.as_ptr().cast())
         ))
+    }
+
+    /// Loads of whole lines from the start of the unit, which other parts and the scales are taken from as well, and a
+    /// permutation. Loads of each block are more, and half of them reach into two lines.
+    #[inline(always)]
+    fn blocks(self, unit: &[u8], block: usize, at: usize, part: usize) -> __m512i {
+        let (a, b) = (2 * part * block + at, (2 * part + 1) * block + at);
+        let (first, second) = (line(unit, a), line(unit, b + 30));
+        let [a, b, c, d] = [a, a + 16, b, b + 16];
+        // A place in the second register counts on from the first.
+        let places = |at: usize| {
+            let step = |i: usize| {
+                let at = at + 2 * i;
+                (if at < first + 64 { (at - first) / 2 } else { 32 + (at - second) / 2 }) as i16
+            };
+            [step(0), step(1), step(2), step(3), step(4), step(5), step(6), step(7)]
+        };
+        let places = four_times_eight([places(a), places(b), places(c), places(d)]);
+        now!(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second)))
+    }
+
+    #[inline(always)]
+    fn heads(self, a: &[u8], b: &[u8]) -> __m512i {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(a, 0), array(b, 0));
+        let both = now!(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast()));
+        let places = now!(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3));
+        now!(_mm512_permutexvar_epi64(places, _mm512_castsi256_si512(both)))
+    }
+
+    #[inline(always)]
+    fn pick(self, b: __m512i, table: &[u8; 64]) -> __m512i {
+        now!(_mm512_shuffle_epi8(b, self.load(table, 0)))
+    }
+
+    #[inline(always)]
+    fn and_quarters(self, b: __m512i, masks: [u8; 4]) -> __m512i {
+        let [p, q, r, s] = masks.map(|mask| u32::from(mask) * 0x0101_0101);
+        now!(_mm512_and_si512(b, by_quarter(p, q, r, s)))
+    }
+
+    #[inline(always)]
+    fn and_all(self, b: __m512i, mask: &[u8; 64]) -> __m512i {
+        now!(_mm512_and_si512(b, self.load(mask, 0)))
     }
 
     #[inline(always)]
@@ -176,16 +243,25 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn find<const N: usize>(self, book: &Eights<N>, points: __m512i) -> __m512i {
-        permuted(&book.digits, points)
+        if N > MOST_PERMUTED { points } else { permuted(&book.digits, points) }
     }
 
     #[inline(always)]
     fn points<const N: usize>(self, book: &Eights<N>, found: __m512i, part: usize) -> __m512i {
+        if N > MOST_PERMUTED {
+            let mut at = [0; 32];
+            now!(_mm512_storeu_si512(at.as_mut_ptr().cast(), found));
+            let (low, high) = (four_points(book, &at, 8 * part), four_points(book, &at, 8 * part + 4));
+            return now!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high));
+        }
         self.lookup(&book.levels, self.digits(found, part))
     }
 
     #[inline(always)]
     fn signed_points<const N: usize>(self, book: &Eights<N>, found: __m512i, signs: u64, part: usize) -> __m512i {
+        if N > MOST_PERMUTED {
+            return self.add(self.negate_where(signs, self.points(book, found, part)), 64);
+        }
         let digits = self.digits(found, part);
         self.lookup(&book.signed, now!(_mm512_mask_add_epi8(digits, signs, digits, _mm512_set1_epi8(4))))
     }
@@ -313,14 +389,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn start(self, _: bool, offset: u8, x: __m512i) -> __m512i {
-        if offset == 0 {
-            return now!(_mm512_setzero_si512());
+    fn start(self, _: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> __m512i {
+        if offset[0] == 0 {
+            return self.zero();
         }
-        now!(_mm512_sub_epi32(
-            _mm512_setzero_si512(),
-            _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(offset as i8), x)
-        ))
+        let [a, b, c, d] = offset.map(u8::ilog2);
+        now!(_mm512_sllv_epi32(_mm512_loadu_si512(minus_fours.as_ptr().cast()), by_quarter(a, b, c, d)))
     }
 
     #[inline(always)]
@@ -384,6 +458,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> __m512 {
+        now!(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm256_loadu_ps(a.as_ptr())), _mm256_loadu_ps(b.as_ptr())))
+    }
+
+    #[inline(always)]
+    fn join(self, a: __m512, b: __m512) -> __m512 {
+        now!(_mm512_insertf32x8::<1>(a, _mm512_castps512_ps256(b)))
+    }
+
+    #[inline(always)]
     fn store_floats(self, x: __m512, to: &mut [f32; 16]) {
         now!(_mm512_storeu_ps(to.as_mut_ptr(), x))
     }
@@ -412,11 +496,21 @@ impl Simd for Avx512 {
         now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(halves(x))))
     }
 
-    /// Two blocks begin in a register; four registers hold all. Insertions one by one took a quarter of the time.
+    /// Four lines hold all. Insertions one by one took a quarter of the time.
     #[inline(always)]
     fn strided_halves(self, unit: &[u8], block: usize, at: usize) -> __m512 {
-        let (low, high) = (self.four_halves(unit, block, at, 0), self.four_halves(unit, block, at, 4));
-        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_unpacklo_epi64(low, high))))
+        now!(_mm512_zextps256_ps512(_mm256_cvtph_ps(self.eight_halves(unit, block, at))))
+    }
+
+    #[inline(always)]
+    fn strided_halves_of_two(self, a: &[u8], b: &[u8], block: usize, at: usize) -> __m512 {
+        let (a, b) = (self.eight_halves(a, block, at), self.eight_halves(b, block, at));
+        now!(_mm512_cvtph_ps(_mm256_set_m128i(b, a)))
+    }
+
+    #[inline(always)]
+    fn two_halves(self, a: u16, b: u16) -> __m512 {
+        now!(_mm512_cvtph_ps(_mm256_set_m128i(_mm_set1_epi16(b as i16), _mm_set1_epi16(a as i16))))
     }
 
     #[inline(always)]
@@ -507,15 +601,21 @@ impl Simd for Avx512 {
 }
 
 impl Avx512 {
-    /// Four of [`Simd::strided_halves`], of blocks `b ..`. (No closure: intrinsics are not inlined into closures.)
+    /// As [`Simd::strided_halves`], as they are stored.
     #[inline(always)]
-    fn four_halves(self, unit: &[u8], block: usize, at: usize, b: usize) -> __m128i {
-        let last = 8 * block - 64;
-        let (first, second) = ((b * block).min(last), ((b + 2) * block).min(last));
-        let place = |b: usize, window: usize| ((b * block + at - window) / 2) as i16;
-        let [w, x] = [place(b, first), place(b + 1, first)];
-        let [y, z] = [place(b + 2, second) + 32, place(b + 3, second) + 32];
-        let places = now!(_mm512_castsi128_si512(_mm_setr_epi16(w, x, y, z, 0, 0, 0, 0)));
+    fn eight_halves(self, unit: &[u8], block: usize, at: usize) -> __m128i {
+        now!(_mm_unpacklo_epi64(self.four_halves(unit, block, at), self.four_halves(unit, block, 4 * block + at)))
+    }
+
+    /// Those of four blocks. (Their lines are two. No closure with intrinsics: these are not inlined into closures.)
+    #[inline(always)]
+    fn four_halves(self, unit: &[u8], block: usize, at: usize) -> __m128i {
+        let (first, second) = (line(unit, at), line(unit, at + 3 * block));
+        let place = |b: usize| {
+            let at = at + b * block;
+            (if at < first + 64 { (at - first) / 2 } else { 32 + (at - second) / 2 }) as i16
+        };
+        let places = now!(_mm512_castsi128_si512(_mm_setr_epi16(place(0), place(1), place(2), place(3), 0, 0, 0, 0)));
         now!(_mm512_castsi512_si128(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second))))
     }
 

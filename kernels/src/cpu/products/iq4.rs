@@ -34,6 +34,11 @@ impl Codes for Nl {
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         (v.strided_halves(unit, 18, 0), v.splat(0.0))
     }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.strided_halves_of_two(a, b, 18, 0), v.splat(0.0))
+    }
 }
 
 pub(super) struct Xs;

@@ -43,6 +43,53 @@ fn six_bits<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
     (v.mul(v.unsigned(bytes(scales)), v.splat(d)), v.mul(v.unsigned(bytes(minimums)), v.splat(-dmin)))
 }
 
+/// The same of two units, 16 in a register: [`PLACES`] puts the byte of each scale into a number of 32 bits, and the one
+/// with its upper two bits 16 bits higher; [`LOW`] are the bits that count of the former.
+#[inline(always)]
+fn six_bits_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+    let heads = v.heads(a, b);
+    let half = |unit: &[u8], at: usize| u16::from_le_bytes(*array(unit, at));
+    let upper = |words: V::Bytes| v.and_words(v.words_right::<18>(words), 0x30);
+    let words = v.pick(heads, &PLACES[0]);
+    let scales = v.words_to_floats(v.or(v.and_all(words, &LOW), upper(words)));
+    let words = v.pick(heads, &PLACES[1]);
+    let minimums = v.words_to_floats(v.or(v.and_all(v.shift([0, 4, 0, 4], words), &LOW), upper(words)));
+    let d = v.two_halves(half(a, 0), half(b, 0));
+    let dmin = v.two_halves(half(a, 2), half(b, 2));
+    // Minus: the sign of a product of two numbers can be changed in either.
+    (v.mul(scales, d), v.mul(minimums, v.mul(dmin, v.splat(-1.0))))
+}
+
+static PLACES: [[u8; 64]; 2] = {
+    let mut places = [[0x80; 64]; 2];
+    let mut i = 0;
+    while i < 16 {
+        let mut which = 0;
+        while which < 2 {
+            let first = (4 + 4 * which + i % 4) as u8; // of scales, of minimums
+            if i % 8 < 4 {
+                places[which][4 * i] = first;
+            } else {
+                places[which][4 * i] = (12 + i % 4) as u8;
+                places[which][4 * i + 2] = first;
+            }
+            which += 1;
+        }
+        i += 1;
+    }
+    places
+};
+
+static LOW: [u8; 64] = {
+    let mut low = [0; 64];
+    let mut i = 0;
+    while i < 16 {
+        low[4 * i] = if i % 8 < 4 { 63 } else { 15 };
+        i += 1;
+    }
+    low
+};
+
 pub(super) struct Two;
 
 impl Codes for Two {
@@ -98,6 +145,7 @@ pub(super) struct Four;
 impl Codes for Four {
     const BYTES: usize = 144;
     const GROUP: usize = 32;
+    const TIMES: [u8; 4] = [1, 1, 16, 16];
     const PLUS: bool = true;
 
     #[inline(always)]
@@ -106,8 +154,19 @@ impl Codes for Four {
     }
 
     #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
+        let at = 16 + 32 * part;
+        v.and_quarters(v.pair(unit, at, at), [15, 15, 240, 240])
+    }
+
+    #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         six_bits(v, unit)
+    }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        six_bits_of_two(v, a, b)
     }
 }
 
@@ -126,6 +185,11 @@ impl Codes for Five {
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         six_bits(v, unit)
+    }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        six_bits_of_two(v, a, b)
     }
 }
 

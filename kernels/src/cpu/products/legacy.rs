@@ -10,6 +10,12 @@ pub(super) fn nibbles<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Byte
     v.and(v.shift([0, 4, 0, 4], v.quads(unit, a, b)), 15)
 }
 
+/// The same, upper halves of bytes times 16.
+#[inline(always)]
+fn raw_nibbles<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Bytes {
+    v.and_quarters(v.quads(unit, a, b), [15, 240, 15, 240])
+}
+
 /// Bits of two words, moved to bit 4 of 64 codes.
 #[inline(always)]
 fn fifth_bits<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Bytes {
@@ -26,12 +32,17 @@ impl Codes for Q8_0 {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.xor(v.pair(unit, 68 * part + 2, 68 * part + 36), 0x80)
+        v.xor(v.blocks(unit, 34, 2, part), 0x80)
     }
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         (v.strided_halves(unit, 34, 0), v.splat(0.0))
+    }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.strided_halves_of_two(a, b, 34, 0), v.splat(0.0))
     }
 }
 
@@ -40,6 +51,7 @@ pub(super) struct Q4_0;
 impl Codes for Q4_0 {
     const BYTES: usize = 8 * 18;
     const GROUP: usize = 32;
+    const TIMES: [u8; 4] = [1, 16, 1, 16];
     const OFFSET: u8 = 8;
 
     #[inline(always)]
@@ -48,8 +60,18 @@ impl Codes for Q4_0 {
     }
 
     #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
+        raw_nibbles(v, unit, 36 * part + 2, 36 * part + 20)
+    }
+
+    #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         (v.strided_halves(unit, 18, 0), v.splat(0.0))
+    }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.strided_halves_of_two(a, b, 18, 0), v.splat(0.0))
     }
 }
 
@@ -58,6 +80,7 @@ pub(super) struct Q4_1;
 impl Codes for Q4_1 {
     const BYTES: usize = 8 * 20;
     const GROUP: usize = 32;
+    const TIMES: [u8; 4] = [1, 16, 1, 16];
     const PLUS: bool = true;
 
     #[inline(always)]
@@ -66,8 +89,18 @@ impl Codes for Q4_1 {
     }
 
     #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
+        raw_nibbles(v, unit, 40 * part + 4, 40 * part + 24)
+    }
+
+    #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         (v.strided_halves(unit, 20, 0), v.strided_halves(unit, 20, 2))
+    }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.strided_halves_of_two(a, b, 20, 0), v.strided_halves_of_two(a, b, 20, 2))
     }
 }
 
@@ -88,6 +121,11 @@ impl Codes for Q5_0 {
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         (v.strided_halves(unit, 22, 0), v.splat(0.0))
     }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.strided_halves_of_two(a, b, 22, 0), v.splat(0.0))
+    }
 }
 
 pub(super) struct Q5_1;
@@ -106,5 +144,10 @@ impl Codes for Q5_1 {
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         (v.strided_halves(unit, 24, 0), v.strided_halves(unit, 24, 2))
+    }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.strided_halves_of_two(a, b, 24, 0), v.strided_halves_of_two(a, b, 24, 2))
     }
 }

@@ -12,10 +12,11 @@
 //!   times slower);
 //! - gathers of sixteen points of four weights (what the compiler makes of plain indexing in IQ3): half as fast as
 //!   single loads;
-//! - single loads of points with AVX-512. What they cost is the indices, some six instructions for each point: with
-//!   indices and signs worked out in vectors, 57 cycles for 256 weights of IQ2_XXS, against 44 with permutations of digits
-//!   (where TQ2_0, whose codes lie ready, took 18; all on a busy machine). AVX2 has no such permutations and loads. For the
-//!   2048 points of IQ1 both ways were as slow, 62 and 66 cycles: the whole table is read for every block;
+//! - single loads of points with AVX-512 for books of up to 512. What they cost is the indices and the signs: with those
+//!   worked out in vectors, 57 cycles for 256 weights of IQ2_XXS, against 44 with permutations of digits; in a loop made for
+//!   it, with signs from 64-bit arithmetic, 34 against 38, and with gathers 50 (Zen 5, a busy machine). AVX2 has no such
+//!   permutations and loads. Larger books are loaded with AVX-512 as well: permutations read the whole table for every block,
+//!   and IQ1_S took 75 cycles instead of 44;
 //! - the byte permutations of AVX-512 VBMI: fewer instructions still, but a second compilation of every kernel for the
 //!   CPUs that have them, beside those of Cascade Lake that have not;
 //! - indices or signs through arrays on the stack, element by element: loads that are wider than the stores before them
@@ -116,9 +117,26 @@ trait Codes: 'static {
     /// Codes `64 * part ..` of a unit, in the order of the weights.
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes;
 
+    /// What [`Codes::multiples`] multiplies the codes in each quarter of a register with: powers of two.
+    const TIMES: [u8; 4] = [1; 4];
+
+    /// Codes, or multiples of them that are easier to get at, where eight bits are not too many. (Upper halves of bytes need not
+    /// be shifted down: a row's sum is divided by 16 in the end.)
+    #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        Self::codes(v, unit, ready, part)
+    }
+
     /// `scale` and `plus` of all groups. With groups of 32, lanes from 8 on are 0 times something in `plus`, and do not
     /// matter in `scale`.
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats);
+
+    /// The same of two units with groups of 32: eight lanes of the one, eight of the other.
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        let (a, b) = (Self::scales(v, a), Self::scales(v, b));
+        (v.join(a.0, b.0), v.join(a.1, b.1))
+    }
 }
 
 /// See [`Codes::ready`]. What a format does not use costs nothing.
@@ -164,8 +182,8 @@ pub(super) struct Rest<'a> {
 const fn fast<F: Codes>(format: &'static str) -> Fast {
     Fast {
         format,
-        one: |isa, few, out| run(isa, Rows::<F, 4, 1>(few, out, PhantomData)),
-        two: |isa, few, out| run(isa, Rows::<F, 2, 2>(few, out, PhantomData)),
+        one: |isa, few, out| run(isa, Rows::<F, 1, 1>(few, out, PhantomData)),
+        two: |isa, few, out| run(isa, Rows::<F, 1, 2>(few, out, PhantomData)),
         four: |isa, few, out| run(isa, Rows::<F, 2, 4>(few, out, PhantomData)),
         unpack: |isa, Rest { bytes, row_bytes, cols, unit, tile }| {
             run(isa, Unpack::<F> { bytes, row_bytes, cols, unit, tile, format: PhantomData });
@@ -206,7 +224,7 @@ fn run<K: Kernel>(isa: Isa, kernel: K) {
 pub(super) const MOST_FEW: usize = 4;
 
 /// What results of few tokens are padded to.
-pub(super) const FEW_ROWS: usize = 4;
+pub(super) const FEW_ROWS: usize = 2;
 
 /// Tokens that are stored for `n`: what kernels compute, the rest being zeros.
 pub(super) fn padded(n: usize) -> usize {
@@ -226,7 +244,7 @@ impl Fast {
     /// Whole rows `bytes` with `padded(n)` tokens, at most [`MOST_FEW`]; `out`: `(rows, padded tokens)` with room for a
     /// multiple of [`FEW_ROWS`] rows.
     pub(super) fn few(&self, isa: Isa, bytes: &[u8], row_bytes: usize, cols: usize, x: &[Unit], out: &mut [f32]) {
-        let units = cols.div_ceil(UNIT);
+        let units = cols.div_ceil(UNIT).next_multiple_of(2);
         let few = Few { bytes, row_bytes, cols, x };
         match few.x.len() / units {
             1 => (self.one)(isa, few, out),

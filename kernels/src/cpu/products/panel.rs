@@ -28,6 +28,8 @@ pub(in crate::cpu) struct Unit {
     pub(super) scale16: [f32; 16],
     pub(super) sum16: [f32; 16],
     pub(super) minus16: [i32; 16],
+    /// The same for four neighbours.
+    pub(super) minus_fours: [i32; UNIT / 4],
 }
 
 // SAFETY: arrays of integers and floats, for all of which zero bytes are a value.
@@ -54,7 +56,7 @@ impl Panel {
         padded: usize,
         cols: usize,
     ) -> Result<()> {
-        let units = cols.div_ceil(UNIT);
+        let units = even_units(cols);
         let len = units * padded;
         if self.units.len() < len {
             self.units = Aligned::zeroed(len, "activations rounded to 8 bits")?;
@@ -79,10 +81,15 @@ impl Panel {
         &self.units[u * padded..][..padded]
     }
 
-    /// All units.
+    /// All units, and one of zeros where their number is odd.
     pub(in crate::cpu) fn units(&self, cols: usize, padded: usize) -> &[Unit] {
-        &self.units[..cols.div_ceil(UNIT) * padded]
+        &self.units[..even_units(cols) * padded]
     }
+}
+
+/// Units of a row and perhaps one of zeros: products take two together.
+fn even_units(cols: usize) -> usize {
+    cols.div_ceil(UNIT).next_multiple_of(2)
 }
 
 /// Quantizes one unit of all tokens.
@@ -97,7 +104,7 @@ struct Quantize<'a> {
 impl Kernel for Quantize<'_> {
     #[inline(always)]
     fn run<V: Simd>(self, v: V) {
-        let start = self.unit * UNIT;
+        let start = (self.unit * UNIT).min(self.cols);
         for (i, out) in self.out.iter_mut().enumerate() {
             let row = if i < self.n { &self.x[i * self.cols + start..(i + 1) * self.cols] } else { &[] };
             if let Some(x) = row.first_chunk() {
@@ -130,6 +137,7 @@ fn quantize<V: Simd>(v: V, x: &[f32; UNIT], out: &mut Unit) {
         let sums = v.dot(false, v.start_group(false, 32, 0), v.where_set(!0, 1), v.load(&out.q, 64 * part));
         let mut fours = [0; 16];
         v.store_ints(sums, &mut fours);
+        out.minus_fours.as_chunks_mut().0[part] = fours.map(|sum| -sum);
         for i in 0..4 {
             let g = 4 * part + i;
             let sum = fours[4 * i] + fours[4 * i + 1] + fours[4 * i + 2] + fours[4 * i + 3];

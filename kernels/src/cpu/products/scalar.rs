@@ -17,6 +17,7 @@ impl Simd for Scalar {
     type Bytes = [u8; 64];
     type Ints = [i32; 16];
     type Floats = [f32; 16];
+    const WHOLE_BYTES: bool = true;
 
     fn enter<K: Kernel>(self, kernel: K) {
         kernel.run(self);
@@ -38,6 +39,22 @@ impl Simd for Scalar {
     fn quads(self, bytes: &[u8], a: usize, b: usize) -> [u8; 64] {
         let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
         std::array::from_fn(|i| if i < 32 { a[i % 16] } else { b[i % 16] })
+    }
+
+    fn heads(self, a: &[u8], b: &[u8]) -> [u8; 64] {
+        std::array::from_fn(|i| if i < 32 { a[i % 16] } else { b[i % 16] })
+    }
+
+    fn pick(self, b: [u8; 64], table: &[u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| if table[i] < 16 { b[i / 16 * 16 + usize::from(table[i])] } else { 0 })
+    }
+
+    fn and_quarters(self, b: [u8; 64], masks: [u8; 4]) -> [u8; 64] {
+        std::array::from_fn(|i| b[i] & masks[i / 16])
+    }
+
+    fn and_all(self, b: [u8; 64], mask: &[u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| b[i] & mask[i])
     }
 
     fn words(self, words: [u64; 8]) -> [u8; 64] {
@@ -162,8 +179,8 @@ impl Simd for Scalar {
         }
     }
 
-    fn start(self, _: bool, offset: u8, x: [u8; 64]) -> [i32; 16] {
-        std::array::from_fn(|i| -(0..4).map(|j| i32::from(offset) * i32::from(x[4 * i + j] as i8)).sum::<i32>())
+    fn start(self, _: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| i32::from(offset[i / 4]) * minus_fours[i])
     }
 
     fn dot(self, _: bool, sum: [i32; 16], codes: [u8; 64], x: [u8; 64]) -> [i32; 16] {
@@ -218,6 +235,14 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if i < 8 { x[i] } else { 0.0 })
     }
 
+    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> [f32; 16] {
+        std::array::from_fn(|i| if i < 8 { a[i] } else { b[i - 8] })
+    }
+
+    fn join(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if i < 8 { a[i] } else { b[i - 8] })
+    }
+
     fn store_floats(self, x: [f32; 16], to: &mut [f32; 16]) {
         *to = x;
     }
@@ -244,6 +269,10 @@ impl Simd for Scalar {
 
     fn half(self, x: u16) -> f32 {
         f16::from_bits(x).to_f32()
+    }
+
+    fn two_halves(self, a: u16, b: u16) -> [f32; 16] {
+        std::array::from_fn(|i| self.half(if i < 8 { a } else { b }))
     }
 
     fn unsigned(self, x: [u8; 16]) -> [f32; 16] {

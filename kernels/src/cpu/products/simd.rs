@@ -82,6 +82,9 @@ pub(super) trait Simd: Copy {
     /// The product of a packed tile with many tokens, in the shape that suits the registers; see [`super::tile`].
     fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>);
 
+    /// Whether [`Simd::dot`] takes codes of eight bits, with `eight` and without.
+    const WHOLE_BYTES: bool;
+
     // Bytes. Slices are indexed by constants after inlining, so that the checks disappear.
 
     /// `bytes[at .. at + 64]`.
@@ -90,6 +93,19 @@ pub(super) trait Simd: Copy {
     fn pair(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
     /// `bytes[a .. a + 16]` twice, then `bytes[b .. b + 16]` twice.
     fn quads(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
+    /// The 32 bytes at `at` of blocks `2 * part` and the next, of `block` bytes, which make up the unit; `block` and `at` are even.
+    #[inline(always)]
+    fn blocks(self, unit: &[u8], block: usize, at: usize, part: usize) -> Self::Bytes {
+        self.pair(unit, 2 * part * block + at, (2 * part + 1) * block + at)
+    }
+    /// The first 16 bytes of `a` twice, then those of `b` twice.
+    fn heads(self, a: &[u8], b: &[u8]) -> Self::Bytes;
+    /// For each byte the one of its 16 that the table says, or 0 for 0x80.
+    fn pick(self, b: Self::Bytes, table: &[u8; 64]) -> Self::Bytes;
+    /// `b & mask` in each byte, with a mask for each quarter.
+    fn and_quarters(self, b: Self::Bytes, masks: [u8; 4]) -> Self::Bytes;
+    /// `b & mask`.
+    fn and_all(self, b: Self::Bytes, mask: &[u8; 64]) -> Self::Bytes;
     /// Eight little-endian words.
     fn words(self, words: [u64; 8]) -> Self::Bytes;
     /// `bytes[at .. at + 16]` for four places.
@@ -160,9 +176,9 @@ pub(super) trait Simd: Copy {
 
     // Integer sums.
 
-    /// What a sum of `(code - offset) * x` starts with so that codes need not be shifted: minus `offset` times each sum of
-    /// four neighbours of `x`. `offset` is 128 with `eight` and at most 64 without.
-    fn start(self, eight: bool, offset: u8, x: Self::Bytes) -> Self::Ints;
+    /// What a sum of `(code - offset) * x` starts with so that codes need not be shifted: `offset`, a power of two or 0 for
+    /// each quarter of the register, times minus the sums of four neighbours of `x`.
+    fn start(self, eight: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> Self::Ints;
     /// `sum + codes . x` in groups of four neighbours. With `eight`, codes have eight bits and stand for `code - 128`;
     /// whether that is taken care of here or in [`Simd::start`] is the instance's choice. Otherwise codes are below 128.
     fn dot(self, eight: bool, sum: Self::Ints, codes: Self::Bytes, x: Self::Bytes) -> Self::Ints;
@@ -192,6 +208,10 @@ pub(super) trait Simd: Copy {
     fn float_bits(self, x: &[u32; 16]) -> Self::Floats;
     /// Eight from memory, then zeros.
     fn eight(self, x: &[f32; 8]) -> Self::Floats;
+    /// Eight from memory, then eight others.
+    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> Self::Floats;
+    /// The first eight of both.
+    fn join(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// To memory.
     fn store_floats(self, x: Self::Floats, to: &mut [f32; 16]);
     /// To memory, as bits.
@@ -209,8 +229,15 @@ pub(super) trait Simd: Copy {
         let half = |b: usize| u16::from_le_bytes(*array(unit, b * block + at));
         self.halves([half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7)])
     }
+    /// The same of two units: eight numbers each.
+    #[inline(always)]
+    fn strided_halves_of_two(self, a: &[u8], b: &[u8], block: usize, at: usize) -> Self::Floats {
+        self.join(self.strided_halves(a, block, at), self.strided_halves(b, block, at))
+    }
     /// A half-precision number.
     fn half(self, x: u16) -> f32;
+    /// A half-precision number in eight lanes, another in the others.
+    fn two_halves(self, a: u16, b: u16) -> Self::Floats;
     /// Small integers.
     fn unsigned(self, x: [u8; 16]) -> Self::Floats;
     /// Small integers.
@@ -221,8 +248,8 @@ pub(super) trait Simd: Copy {
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`.
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    /// The scales of groups (16 or 8 of them in the lanes of `x`) for the integer sums of part `part` of a unit: lane `i`
-    /// is the scale of the group that codes `64 * part + 4 * i ..` belong to.
+    /// The scales of groups (the lanes of `x`: those of 16 in one unit, or of 32 in two) for the integer sums of part `part`
+    /// of the units: lane `i` is the scale of the group that codes `64 * part + 4 * i ..` belong to.
     fn spread(self, group: usize, part: usize, x: Self::Floats) -> Self::Floats;
     /// Sum of all lanes.
     fn sum(self, x: Self::Floats) -> f32;
