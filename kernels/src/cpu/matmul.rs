@@ -1,20 +1,18 @@
 //! Products of activations with packed weights: who computes what, and how it is split among threads.
 //!
 //! - Quantized weights of a format with an integer product meet activations of 8 bits: [`products`].
+//!   Where tokens are few, threads take [`shares`] of the rows.
 //! - All others, and all with [`Activations::Exact`], are dequantized piece by piece and meet f32 activations.
 
 use super::memory::Split;
 use super::products::{self, FEW_ROWS, Fast, MOST_FEW, Panel, ROWS, Rest, Tile, UNIT, Work};
-use super::{Activations, Cpu, Isa, Weight};
+use super::{Activations, Cpu, Isa, Weight, profile, shares};
 use crate::{Product, Result};
 use std::cell::RefCell;
 use std::sync::PoisonError;
 
 /// Weights that are dequantized at a time: fits the first-level cache and is a whole number of blocks of every format.
 const PIECE: usize = 1024;
-
-/// Bytes of weights that are one item of the parallel loop when tokens are few: some microseconds of work.
-const ITEM_BYTES: usize = 256 * 1024;
 
 /// Most tokens of one item: their sums stay in the second-level cache.
 const MOST_TOKENS: usize = 512;
@@ -49,18 +47,28 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, products: &mut [Product<'_,
     }
     let mut panel = cpu.panel.lock().unwrap_or_else(PoisonError::into_inner);
     if parts.iter().any(|p| p.fast.is_some()) {
+        let begun = cpu.profile.begin();
         products::fill(&mut panel, cpu.isa, &cpu.pool, x, n, cols)?;
+        cpu.profile.end(begun, || "rounding of activations".into());
     }
     let panel = &*panel;
-    let items: usize = parts.iter().map(|p| p.items).sum();
-    cpu.pool.run(items, |mut item| {
-        for part in &parts {
-            if item < part.items {
-                return part.compute(cpu.isa, x, panel, item);
+    let begun = cpu.profile.begin();
+    if n <= MOST_FEW && parts.iter().all(|p| p.fast.is_some()) {
+        let rows = parts.iter().map(|p| (p.weight.rows(), p.weight.tensor().row_bytes()));
+        let shares = shares::cut(rows, threads, FEW_ROWS);
+        cpu.pool.run(shares.len(), |i| parts[shares[i].weight].compute_few(cpu.isa, panel, shares[i].rows.clone()));
+    } else {
+        let items: usize = parts.iter().map(|p| p.items).sum();
+        cpu.pool.run(items, |mut item| {
+            for part in &parts {
+                if item < part.items {
+                    return part.compute(cpu.isa, x, panel, item);
+                }
+                item -= part.items;
             }
-            item -= part.items;
-        }
-    });
+        });
+    }
+    cpu.profile.end(begun, || profile::products(parts.iter().map(|p| p.weight.tensor().format().name)));
     Ok(())
 }
 
@@ -86,10 +94,7 @@ impl<'a> Part<'a> {
         let fast = p.weight.fast().filter(|_| int8);
         let wanted = threads * ITEMS_PER_THREAD;
         let (rows_of_item, tokens) = match fast {
-            Some(_) if n <= MOST_FEW => {
-                let by_bytes = ITEM_BYTES / p.weight.row(0).len().max(1);
-                (by_bytes.min(rows / wanted).next_multiple_of(FEW_ROWS).max(FEW_ROWS), n)
-            }
+            Some(_) if n <= MOST_FEW => ((rows / wanted).next_multiple_of(FEW_ROWS).max(FEW_ROWS), n),
             Some(_) => {
                 // Whole tiles; tokens are only split where there are too few of them for the threads.
                 let splits = wanted.div_ceil(rows.div_ceil(ROWS)).max(n.div_ceil(MOST_TOKENS));
@@ -107,11 +112,19 @@ impl<'a> Part<'a> {
         let rows = first..self.weight.rows().min(first + self.rows);
         let start = item % blocks * self.tokens;
         let tokens = start..self.n.min(start + self.tokens);
-        SCRATCH.with_borrow_mut(|scratch| match self.fast {
-            Some(fast) if self.n <= MOST_FEW => self.few(fast, isa, panel, rows, scratch),
-            Some(fast) => self.many(fast, isa, panel, rows, tokens, scratch),
+        match self.fast {
+            Some(_) if self.n <= MOST_FEW => self.compute_few(isa, panel, rows),
+            Some(fast) => {
+                SCRATCH.with_borrow_mut(|scratch| self.many(fast, isa, panel, rows, tokens, scratch));
+            }
             None => self.plain(isa, x, rows),
-        });
+        }
+    }
+
+    /// Some rows, where tokens are few and the format has a fast product.
+    fn compute_few(&self, isa: Isa, panel: &Panel, rows: std::ops::Range<usize>) {
+        let fast = self.fast.expect("callers looked for it");
+        SCRATCH.with_borrow_mut(|scratch| self.few(fast, isa, panel, rows, scratch));
     }
 
     /// Writes one element of the result.

@@ -16,9 +16,11 @@ mod memory;
 mod placing;
 mod pool;
 mod products;
+mod profile;
 pub mod quantize;
 mod rope;
 mod rounding;
+mod shares;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -31,11 +33,12 @@ pub use cores::physical_cores;
 pub use isa::{Avx2, Avx512, Avx512Bf16, Isa};
 pub use weight::Weight;
 
-use crate::{Activation, Attention, Backend, CacheShape, Error, Norm, Product, Result, Rope};
+use crate::{Activation, Attention, Backend, CacheShape, Error, KernelTime, Norm, Product, Result, Rope};
 use elements::{Apply, Function, NormRow};
 use memory::{Aligned, Split, Workspace};
 use placing::Placing;
 use pool::Pool;
+use profile::Profile;
 use qconv_formats::{QTensor, SharedBytes};
 use simd::dispatch;
 use std::ops::{Deref, DerefMut};
@@ -120,6 +123,7 @@ pub struct Cpu {
     placing: Placing,
     /// The same, where rounding is only simulated.
     rounded: Mutex<Vec<f32>>,
+    profile: Profile,
 }
 
 /// f32 activations.
@@ -151,7 +155,8 @@ impl Cpu {
         let (panel, rounded) = (Mutex::new(products::Panel::new()?), Mutex::default());
         let (angles, workspace, placing) =
             (rope::Angles::default(), Workspace::default(), Placing::new(options.weights));
-        let mut cpu = Cpu { options, isa, pool, angles, workspace, panel, rounded, placing };
+        let mut cpu =
+            Cpu { options, isa, pool, angles, workspace, panel, rounded, placing, profile: Profile::default() };
         if options.weights == Weights::Auto {
             cpu.placing.measured(cpu.bandwidth()?);
         }
@@ -219,10 +224,12 @@ impl Cpu {
     /// `x = f(x, y)` over the first `len` elements; `y` is empty where `f` does not need it.
     fn apply(&self, f: impl Function + Sync, x: &mut [f32], y: &[f32], len: usize) {
         assert!(y.is_empty() || y.len() >= len, "the second operand is shorter");
+        let begun = self.profile.begin();
         self.pieces(x, len, |start, x| {
             let y = if y.is_empty() { y } else { &y[start..start + x.len()] };
             dispatch(self.isa, Apply { f, x, y });
         });
+        self.profile.end(begun, || "element by element".into());
     }
 }
 
@@ -236,6 +243,14 @@ impl Backend for Cpu {
         let threads = self.threads();
         let plural = if threads == 1 { "" } else { "s" };
         format!("cpu ({}, {threads} thread{plural}{})", self.isa.name(), self.placing)
+    }
+
+    fn start_profile(&self) {
+        self.profile.start();
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        Ok(self.profile.take())
     }
 
     fn read_bandwidth(&self) -> Option<f64> {
@@ -277,7 +292,10 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, table: &Weight, rows: &[u32], out: &mut Buffer) -> Result<()> {
-        self.rows(out, rows.len(), table.cols(), |i, out| table.dequantize(rows[i] as usize, 0, out));
+        let each = |i: usize, out: &mut [f32]| table.dequantize(rows[i] as usize, 0, out);
+        let begun = self.profile.begin();
+        self.rows(out, rows.len(), table.cols(), each);
+        self.profile.end(begun, || "embeddings".into());
         Ok(())
     }
 
@@ -294,10 +312,13 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let weight = &weight.vector()[..cols];
         let bias = bias.map(|b| &b.vector()[..cols]);
-        self.rows(out, rows, cols, |row, out| {
+        let each = |row: usize, out: &mut [f32]| {
             let x = &x[row * cols..][..cols];
             dispatch(self.isa, NormRow { norm, eps, weight, bias, x, out });
-        });
+        };
+        let begun = self.profile.begin();
+        self.rows(out, rows, cols, each);
+        self.profile.end(begun, || "norm".into());
         Ok(())
     }
 
@@ -308,7 +329,9 @@ impl Backend for Cpu {
         let x: &[f32] = if simulated { &rounded } else { x };
         for outs in outs.chunk_by_mut(|a, b| float::takes(a.weight) == float::takes(b.weight)) {
             if float::takes(outs[0].weight) {
+                let begun = self.profile.begin();
                 float::matmul(self, x, n, outs)?;
+                self.profile.end(begun, || profile::products(outs.iter().map(|p| p.weight.tensor().format().name)));
             } else {
                 matmul::matmul(self, x, n, outs)?;
             }
@@ -317,12 +340,16 @@ impl Backend for Cpu {
     }
 
     fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {
+        let begun = self.profile.begin();
         self.angles.rotate(&self.pool, self.isa, rope, x, 1, n, heads, head_dim, start);
+        self.profile.end(begun, || "rope".into());
         Ok(())
     }
 
     fn store(&self, cache: &mut Cache, layer: usize, k: &Buffer, v: &Buffer, start: usize, n: usize) -> Result<()> {
+        let begun = self.profile.begin();
         cache.store(&self.pool, self.isa, layer, k, v, start, n);
+        self.profile.end(begun, || "keys and values".into());
         Ok(())
     }
 
@@ -336,7 +363,10 @@ impl Backend for Cpu {
         n: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        attention::attention(&self.pool, self.isa, &self.workspace, shape, q, cache, layer, start, n, out)
+        let begun = self.profile.begin();
+        let done = attention::attention(&self.pool, self.isa, &self.workspace, shape, q, cache, layer, start, n, out);
+        self.profile.end(begun, || "attention".into());
+        done
     }
 
     /// One scale for all rows would make them depend on each other.
@@ -357,6 +387,7 @@ impl Backend for Cpu {
         n: usize,
         out: &mut Buffer,
     ) -> Result<()> {
+        let begun = self.profile.begin();
         let (pool, isa, sequences) = (&self.pool, self.isa, caches.len());
         let &Attention { heads, kv_heads, key_dim, value_dim, .. } = shape;
         if let Some(rope) = rope {
@@ -371,6 +402,7 @@ impl Backend for Cpu {
             let (q, out) = (&q[row * heads * key_dim..], &mut out[row * heads * value_dim..]);
             attention::attention(pool, isa, &self.workspace, shape, q, cache, layer, start, n, out)?;
         }
+        self.profile.end(begun, || "rope, keys and values, attention".into());
         Ok(())
     }
 

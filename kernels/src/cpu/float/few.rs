@@ -1,29 +1,21 @@
 //! Few tokens: dot products of rows as they are read.
 
-use super::{FEW, ITEM_BYTES, ITEMS_PER_THREAD, Part};
-use crate::cpu::Cpu;
+use super::{FEW, Part};
 use crate::cpu::simd::{Op, Simd};
+use crate::cpu::{Cpu, shares};
 use std::marker::PhantomData;
 
 /// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 6144;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
 pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) {
-    let share = |p: &Part<'_>| p.rows / (cpu.threads() * ITEMS_PER_THREAD);
-    let rows = |p: &Part<'_>| (ITEM_BYTES / p.row_bytes().max(1)).min(share(p)).max(1);
-    let items = |p: &Part<'_>| p.rows.div_ceil(rows(p));
-    cpu.pool.run(parts.iter().map(items).sum(), |mut item| {
-        for part in parts {
-            if item < items(part) {
-                let first = item * rows(part);
-                let rows = rows(part).min(part.rows - first);
-                return (part.float.few)(cpu.isa, Rows { part, x, n, first, rows });
-            }
-            item -= items(part);
-        }
+    let shares = shares::cut(parts.iter().map(|p| (p.rows, p.row_bytes())), cpu.pool.at_work(), 1);
+    cpu.pool.run(shares.len(), |i| {
+        let (part, rows) = (&parts[shares[i].weight], &shares[i].rows);
+        (part.float.few)(cpu.isa, Rows { part, x, n, first: rows.start, rows: rows.len() });
     });
 }
 

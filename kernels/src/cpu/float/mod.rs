@@ -31,10 +31,6 @@ pub(super) const FEW: usize = 4;
 /// Products that are summed in registers: a piece of a panel and of a tile's activations lie in the first-level cache.
 const PIECE: usize = 256;
 
-/// Most bytes of weights that are an item where tokens are few: long enough that the processor's own reading ahead counts
-/// for most of it.
-const ITEM_BYTES: usize = 256 * 1024;
-
 /// Most tokens of an item: their pieces and sums stay in the second-level cache. A multiple of every tile's rows.
 const MOST_TOKENS: usize = 576;
 
