@@ -163,8 +163,8 @@ fn two_units<V: Simd, F: Codes, const R: usize, const T: usize>(
     x: &[[Unit; T]; 2],
     sums: &mut Sums<V, R, T>,
 ) {
-    for r in 0..R {
-        let (a, b) = units[r].split_at(F::BYTES);
+    for (r, units) in units.iter().enumerate() {
+        let (a, b) = units.split_at(F::BYTES);
         // Both before all else: it takes long in formats that look codes up, and the processor does not look so far ahead.
         let ready = [F::ready(v, a), F::ready(v, b)];
         let mut scales = [[v.splat(0.0); T]; 2];
