@@ -3,26 +3,6 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder as _, s};
 use rayon::prelude::*;
-use std::ops::Range;
-
-/// `out = x^T x` at some rows and columns of the result: `x` is `(n, cols)`, `out` is `(rows.len(), columns.len())`.
-///
-/// # Panics
-/// Where lengths do not fit.
-pub fn transposed_product(x: &[f32], cols: usize, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
-    let mut out = view_mut(out, columns.len());
-    let x = view(x, cols);
-    general_mat_mul(1.0, &x.slice(s![.., rows]).t(), &x.slice(s![.., columns]), 0.0, &mut out);
-}
-
-/// `out = a^T b` at some rows of the result: `a`, `b` are `(n, cols)`, `out` is `(rows.len(), cols)`.
-///
-/// # Panics
-/// Where lengths do not fit.
-pub fn product_of_transposed(a: &[f32], b: &[f32], cols: usize, rows: Range<usize>, out: &mut [f32]) {
-    let mut out = view_mut(out, cols);
-    general_mat_mul(1.0, &view(a, cols).slice(s![.., rows]).t(), &view(b, cols), 0.0, &mut out);
-}
 
 /// A slice as a matrix with rows of `cols`.
 fn view<T>(x: &[T], cols: usize) -> ArrayView2<'_, T> {
@@ -94,6 +74,7 @@ pub fn add_product(a: &[f32], b: &[f32], k: usize, out: &mut [f32], n: usize) {
 }
 
 /// The inner product, in eight sums that a compiler can keep side by side.
+#[inline(always)]
 pub fn dot<T: Copy + Default + std::ops::Mul<Output = T> + std::ops::Add<Output = T>>(a: &[T], b: &[T]) -> T {
     let mut sums = [T::default(); 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -106,7 +87,26 @@ pub fn dot<T: Copy + Default + std::ops::Mul<Output = T> + std::ops::Add<Output 
             sums[i] = sums[i] + x[i] * y[i];
         }
     }
-    sums.into_iter().fold(rest, |all, s| all + s)
+    let [a, b, c, d, e, f, g, h] = sums;
+    rest + (((a + b) + (c + d)) + ((e + f) + (g + h)))
+}
+
+/// `out += sum of factors[i] * row i`; rows are `stride` apart.
+#[inline(always)]
+pub fn add_rows(factors: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    let n = out.len();
+    let row = |i: usize| &rows[i * stride..][..n];
+    let four = factors.chunks_exact(4);
+    let done = factors.len() - four.remainder().len();
+    for (i, f) in four.enumerate() {
+        let (a, b, c, d) = (row(4 * i), row(4 * i + 1), row(4 * i + 2), row(4 * i + 3));
+        for j in 0..n {
+            out[j] += (f[0] * a[j] + f[1] * b[j]) + (f[2] * c[j] + f[3] * d[j]);
+        }
+    }
+    for (i, f) in factors.iter().enumerate().skip(done) {
+        out.iter_mut().zip(row(i)).for_each(|(o, x)| *o += f * x);
+    }
 }
 
 /// Columns that are factored together.
@@ -166,9 +166,8 @@ mod tests {
     fn a_factor_gives_the_matrix_back() {
         for n in [1, 5, 64, 150] {
             let x: Vec<f32> = (0..3 * n * n).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 300.0).collect();
-            let mut product = vec![0f32; n * n];
-            transposed_product(&x, n, 0..n, 0..n, &mut product);
-            let mut a: Vec<f64> = product.iter().map(|x| f64::from(*x)).collect();
+            let product = |i: usize, j: usize| x.chunks(n).map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>();
+            let mut a: Vec<f64> = (0..n * n).map(|at| product(at / n, at % n)).collect();
             a.iter_mut().step_by(n + 1).for_each(|x| *x += 1.0);
             let mut l = a.clone();
             cholesky(&mut l, n).unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{arg, fails, fixture, listing, ok, qconv, run};
+use common::{arg, experts, fails, fixture, listing, ok, qconv, run};
 use qconv::method::{self, Work};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -110,4 +110,68 @@ fn what_cannot_be_done_is_said_before_anything_is_written() {
     let said = run(&[&base[..], &few, &[arg(&calibration)]].concat());
     assert!(said.status.success() && String::from_utf8_lossy(&said.stderr).contains("fewer inputs than columns"));
     fails(&[&base[..], &["q4_0", "--method", "gptq+adaround"]].concat(), 2, &["both pick"]);
+}
+
+#[test]
+fn codebook_formats_get_feedback_from_block_to_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("models/prose-4m");
+    let all = std::fs::read_to_string(fixture("texts/prose.txt")).unwrap();
+    let (calibration, text) = (dir.path().join("calibration.txt"), dir.path().join("text.txt"));
+    std::fs::write(&calibration, &all[..all.len() / 3]).unwrap();
+    std::fs::write(&text, &all[all.len() * 4 / 5..]).unwrap();
+    let convert = |method: &str| {
+        let file = dir.path().join(format!("{method}.gguf"));
+        let args = ["convert", arg(&model), "-t", "iq2_xs", "--method", method, "--calibration", arg(&calibration)];
+        ok(&[&args[..], &["--calibration-ctx=128", "--calibration-from=quantized", "-o", arg(&file)]].concat());
+        divergence(&file, &model, &text)
+    };
+    let (plain, ours) = (convert("rtn"), convert("gptq"));
+    assert!(ours < 0.95 * plain, "{ours}, rounding {plain}");
+    // AdaRound has nothing to choose between there, and says so.
+    let args = ["convert", arg(&model), "-t", "iq2_xs", "--method", "adaround", "--calibration", arg(&calibration)];
+    fails(&[&args[..], &["-o", arg(&dir.path().join("x.gguf"))]].concat(), 2, &["adaround", "codebook"]);
+}
+
+/// Experts see the tokens that are sent to them; those that see none are rounded, named and counted.
+#[test]
+fn experts_have_inputs_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = experts(&dir.path().join("m"));
+    model.write();
+    let text = fixture("texts/stories.txt");
+    let (_, short) = texts(dir.path());
+    let convert = |name: &str, rest: &[&str]| {
+        let file = dir.path().join(name);
+        let args = ["convert", arg(&model.folder), "--calibration", arg(&text), "-t", "q4_0", "-o", arg(&file), "-f"];
+        let out = run(&[&args[..], rest].concat());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{said}");
+        (file, said)
+    };
+    let much = ["--calibration-ctx=64", "--calibration-chunks=24"];
+    let (plain, _) = convert("plain.gguf", &much);
+    let plain = divergence(&plain, &model.folder, &short);
+    for method in second_order() {
+        let (file, said) = convert(&format!("{method}.gguf"), &[&much[..], &["--method", method]].concat());
+        assert!(!said.contains("never used"), "{said}");
+        let ours = divergence(&file, &model.folder, &short);
+        assert!(ours < 0.9 * plain, "{method}: {ours}, rounding {plain}");
+    }
+    // Transforms in front of all experts: the file is whole, and no worse than by much.
+    for method in ["awq", "smoothquant", "quarot+gptq"] {
+        let (file, _) = convert("transformed.gguf", &[&much[..], &["--method", method]].concat());
+        let ours = divergence(&file, &model.folder, &short);
+        assert!(ours < 1.3 * plain, "{method}: {ours}, rounding {plain}");
+    }
+    // One token goes to two experts of four.
+    let little = ["--calibration-ctx=1", "--calibration-chunks=1", "--method", "gptq"];
+    let (_, said) = convert("little.gguf", &little);
+    for name in ["blk.0.ffn_gate_exps.weight 2", "blk.0.ffn_down_exps.weight 2"] {
+        assert!(said.contains("6 matrices were never used") && said.contains(name), "{said}");
+    }
+    let out = dir.path().join("strict.gguf");
+    let args = ["convert", arg(&model.folder), "--calibration", arg(&text), "-t", "q4_0", "-o", arg(&out), "--strict"];
+    fails(&[&args[..], &little].concat(), 1, &["never used"]);
+    assert!(!out.exists());
 }

@@ -1,6 +1,8 @@
 //! Sums of products of a matrix's inputs: all that second-order quantization has to know about a text.
 
 use crate::method::Quadratic;
+use qconv_kernels::cpu::Isa;
+use qconv_kernels::cpu::moments::{Batch, STRIP};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -16,10 +18,12 @@ pub struct Hessian {
     factored: OnceLock<Result<Quadratic, String>>,
 }
 
-/// Rows of the result that are summed up together: one thread's piece, whatever the number of threads.
-const STRIP: usize = 64;
-/// Inputs whose products are summed in f32, before the sum is added in f64.
-const BATCH: usize = 128;
+/// Rows of weights that are corrected together.
+const ROWS: usize = 64;
+
+fn batch(rows: &[f32], cols: usize) -> Batch {
+    Batch::new(Isa::pick(None).unwrap_or(Isa::Scalar), rows, cols)
+}
 
 impl Hessian {
     /// Of no inputs yet.
@@ -32,34 +36,19 @@ impl Hessian {
         let cols = self.cols;
         self.factored = OnceLock::new();
         self.inputs += (rows.len() / cols) as u64;
-        for x in rows.chunks(BATCH * cols) {
-            self.sums.par_chunks_mut(STRIP * cols).enumerate().for_each_init(Vec::new, |product, (strip, sums)| {
-                let (first, height) = (strip * STRIP, sums.len() / cols);
-                let width = cols - first;
-                product.clear();
-                product.resize(height * width, 0.0);
-                crate::algebra::transposed_product(x, cols, first..first + height, first..cols, product);
-                for (sums, product) in sums.chunks_exact_mut(cols).zip(product.chunks_exact(width)) {
-                    sums[first..].iter_mut().zip(product).for_each(|(s, p)| *s += f64::from(*p));
-                }
-            });
-        }
+        let x = batch(rows, cols);
+        let strips = self.sums.par_chunks_mut(STRIP * cols).enumerate();
+        strips.for_each(|(strip, sums)| x.add_products(&x, strip * STRIP, strip * STRIP, sums));
     }
 
     /// Adds what the original model's inputs are in place of some that were added: both `(n, cols)`.
     pub fn add_drift(&mut self, rows: &[f32], originals: &[f32]) {
         let cols = self.cols;
         let drift = self.drift.get_or_insert_with(|| vec![0.0; cols * cols]);
-        for (x, o) in rows.chunks(BATCH * cols).zip(originals.chunks(BATCH * cols)) {
-            let apart: Vec<f32> = o.iter().zip(x).map(|(o, x)| o - x).collect();
-            drift.par_chunks_mut(STRIP * cols).enumerate().for_each_init(Vec::new, |product, (strip, sums)| {
-                let (first, height) = (strip * STRIP, sums.len() / cols);
-                product.clear();
-                product.resize(height * cols, 0.0);
-                crate::algebra::product_of_transposed(&apart, x, cols, first..first + height, product);
-                sums.iter_mut().zip(&*product).for_each(|(s, p)| *s += f64::from(*p));
-            });
-        }
+        let apart: Vec<f32> = originals.iter().zip(rows).map(|(o, x)| o - x).collect();
+        let (apart, x) = (batch(&apart, cols), batch(rows, cols));
+        let strips = drift.par_chunks_mut(STRIP * cols).enumerate();
+        strips.for_each(|(strip, sums)| apart.add_products(&x, strip * STRIP, 0, sums));
     }
 
     /// The weights whose products with the inputs come closest to those of `weights` with the original model's inputs; `None`
@@ -71,7 +60,7 @@ impl Hessian {
         let (n, inputs) = (self.cols, self.inputs as f64);
         let drift: Vec<f32> = drift.iter().map(|d| (d / inputs) as f32).collect();
         let mut out = vec![0f32; weights.len()];
-        out.par_chunks_mut(STRIP * n).zip(weights.par_chunks(STRIP * n)).for_each(|(out, w)| {
+        out.par_chunks_mut(ROWS * n).zip(weights.par_chunks(ROWS * n)).for_each(|(out, w)| {
             crate::algebra::product_f32(w, &drift, n, out);
             let mut moved: Vec<f64> = out.iter().map(|x| f64::from(*x)).collect();
             problem.solve(&mut moved);

@@ -6,21 +6,28 @@
 //!
 //! Embeddings come first. Where they also serve as output, their Hessian is that of the original model's last norm.
 
+mod oddities;
+mod walk;
+mod watch;
+
 use super::stream::{self, Notes};
 use super::{Layout, Planned, Request};
 use crate::backend::{self, Sizes, Task};
-use crate::calibrate::{Activations, Calibration, Hessian, States};
-use crate::engine::{Blockwise, Half, Inputs, Observer, Replaced};
+use crate::calibrate::{Activations, Calibration, Hessian};
+use crate::engine::{Half, Replaced};
 use crate::error::caller;
 use crate::method::{Matrix, QuantizeMatrix};
 use crate::output::OutputFile;
 use crate::ui::Ui;
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
+use oddities::Oddities;
 use qconv_formats::QTensor;
 use qconv_kernels::Backend;
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use walk::Walk;
+use watch::Hessians;
 
 /// Quantizes all matrices that the model uses, into their places in `files`. Returns their numbers; the others are left to
 /// the stream of rows.
@@ -62,14 +69,6 @@ struct Job<'a> {
     calibration: &'a Calibration,
     /// What is to be quantized.
     by_name: HashMap<String, usize>,
-}
-
-/// What was odd.
-#[derive(Default)]
-struct Oddities {
-    dead: BTreeMap<String, usize>,
-    unseen: BTreeMap<String, usize>,
-    few: BTreeMap<String, (u64, usize)>,
 }
 
 impl Task for Job<'_> {
@@ -129,9 +128,10 @@ impl Job<'_> {
             let tensors: Vec<(&String, usize)> =
                 names.iter().filter_map(|n| Some((n, *self.by_name.get(n)?))).collect();
             let idle = order[i..].iter().flatten().cloned().collect();
-            let mut hessians = Hessians { idle, ..Hessians::wanting(names) };
+            let mut hessians = Hessians::wanting(names);
+            hessians.idle = idle;
             if tensors.iter().any(|(_, t)| !self.is_done(*t)) {
-                walk.show(half, &mut hessians)?;
+                walk.show(half, &mut hessians, i + 1 == order.len())?;
             }
             let mut now = Replaced::new();
             for (name, tensor) in &tensors {
@@ -144,85 +144,6 @@ impl Job<'_> {
             }
         }
         walk.advance(half)
-    }
-}
-
-/// The text on its way through the blocks: behind quantized ones, and beside it, where that is wanted, behind the originals.
-struct Walk<'m, 'b, B: Backend> {
-    blocks: Blockwise<'m, 'b, B>,
-    states: States,
-    originals: Option<(Blockwise<'m, 'b, B>, States)>,
-}
-
-impl<'m, 'b, B: Backend> Walk<'m, 'b, B> {
-    fn new(backend: &'b B, request: &Request<'m>, text: &Calibration, replaced: &Replaced) -> Result<Self> {
-        let start = |replaced: &Replaced| -> Result<_> {
-            let mut blocks = Blockwise::new(backend, request.model, text.ctx, replaced)?;
-            let mut states = States::new(blocks.plan().width, text);
-            for (chunk, states) in text.chunks.iter().zip(states.chunks()) {
-                blocks.embed(chunk, states)?;
-            }
-            Ok((blocks, states))
-        };
-        let (blocks, states) = start(replaced)?;
-        let originals = match text.from {
-            Activations::Both => Some(start(&Replaced::new())?),
-            Activations::Quantized | Activations::Original => None,
-        };
-        Ok(Walk { blocks, states, originals })
-    }
-
-    fn load(&mut self, layer: usize, replaced: &Replaced) -> Result<()> {
-        if let Some((blocks, _)) = &mut self.originals {
-            blocks.load(layer, &Replaced::new())?;
-        }
-        self.blocks.load(layer, replaced)
-    }
-
-    /// Which weights of half the loaded block share their inputs, in the order of their use.
-    fn order(&mut self, half: Half) -> Result<Vec<Vec<String>>> {
-        let mut order = Order::default();
-        if let Some(first) = self.states.chunks().next() {
-            self.blocks.run(half, &mut first.to_vec(), Some(&mut order))?;
-        }
-        Ok(order.0)
-    }
-
-    /// Shows the inputs of half the loaded block; the states stay.
-    fn show(&mut self, half: Half, hessians: &mut Hessians) -> Result<()> {
-        let Walk { blocks, states, originals } = self;
-        let Some((original, there)) = originals else {
-            return states.chunks().try_for_each(|chunk| blocks.run(half, &mut chunk.to_vec(), Some(hessians)));
-        };
-        for (chunk, original_chunk) in states.chunks().zip(there.chunks()) {
-            blocks.run(half, &mut chunk.to_vec(), Some(hessians))?;
-            hessians.originals = true;
-            original.run(half, &mut original_chunk.to_vec(), Some(hessians))?;
-            hessians.originals = false;
-        }
-        Ok(())
-    }
-
-    fn show_output(&mut self, hessians: &mut Hessians) -> Result<()> {
-        let Walk { blocks, states, originals } = self;
-        let Some((original, there)) = originals else {
-            return states.chunks().try_for_each(|chunk| blocks.show_output(chunk, hessians));
-        };
-        for (chunk, original_chunk) in states.chunks().zip(there.chunks()) {
-            blocks.show_output(chunk, hessians)?;
-            hessians.originals = true;
-            original.show_output(original_chunk, hessians)?;
-            hessians.originals = false;
-        }
-        Ok(())
-    }
-
-    /// Takes the states through half the loaded block.
-    fn advance(&mut self, half: Half) -> Result<()> {
-        if let Some((blocks, states)) = &mut self.originals {
-            states.chunks().try_for_each(|chunk| blocks.run(half, chunk, None))?;
-        }
-        self.states.chunks().try_for_each(|chunk| self.blocks.run(half, chunk, None))
     }
 }
 
@@ -300,106 +221,5 @@ impl Job<'_> {
         }
         self.request.model.forget(tensor);
         Ok(())
-    }
-}
-
-/// Which weights share their inputs, in the order of their use.
-#[derive(Default)]
-struct Order(Vec<Vec<String>>);
-
-impl Observer for Order {
-    fn wants(&self, _: &str) -> bool {
-        true
-    }
-
-    fn inputs(&mut self, inputs: &Inputs<'_>) {
-        let names: Vec<String> = inputs.weights.iter().map(|n| (*n).to_owned()).collect();
-        // Every expert shows the same stacks.
-        if !self.0.contains(&names) {
-            self.0.push(names);
-        }
-    }
-}
-
-/// Hessians of some weights, one per matrix of a stack.
-#[derive(Default)]
-struct Hessians {
-    wanted: BTreeSet<String>,
-    /// Weights whose products nothing depends on that is wanted.
-    idle: BTreeSet<String>,
-    shared: BTreeMap<String, String>,
-    sums: BTreeMap<String, Vec<Hessian>>,
-    /// What is shown now is what the original model has in place of the inputs before.
-    originals: bool,
-    before: Vec<f32>,
-}
-
-impl Hessians {
-    fn wanting<S: AsRef<str>>(weights: &[S]) -> Self {
-        Hessians { wanted: weights.iter().map(|w| w.as_ref().to_owned()).collect(), ..Hessians::default() }
-    }
-
-    fn of(&self, name: &str) -> &[Hessian] {
-        self.shared.get(name).and_then(|first| self.sums.get(first)).map_or(&[], Vec::as_slice)
-    }
-}
-
-impl Observer for Hessians {
-    fn wants(&self, weight: &str) -> bool {
-        self.wanted.contains(weight)
-    }
-
-    fn leads_on(&self, weight: &str) -> bool {
-        !self.idle.contains(weight)
-    }
-
-    fn inputs(&mut self, inputs: &Inputs<'_>) {
-        let first = inputs.weights[0];
-        for name in inputs.weights {
-            self.shared.entry((*name).to_owned()).or_insert_with(|| first.to_owned());
-        }
-        let sums = self.sums.entry(first.to_owned()).or_default();
-        let at = inputs.expert.unwrap_or(0);
-        if self.originals {
-            // The models route tokens differently: only what all tokens go through can be compared.
-            if inputs.expert.is_none() {
-                sums[at].add_drift(&self.before, inputs.rows);
-            }
-            return;
-        }
-        if inputs.expert.is_none() {
-            self.before.clear();
-            self.before.extend_from_slice(inputs.rows);
-        }
-        while sums.len() <= at {
-            sums.push(Hessian::new(inputs.cols));
-        }
-        sums[at].add(inputs.rows);
-    }
-}
-
-impl Oddities {
-    fn warn(&self, text: &str, ui: &Ui) {
-        let list = |all: Vec<String>| {
-            let more = if all.len() > 4 { ", ..." } else { "" };
-            format!("{}{more}", all.into_iter().take(4).collect::<Vec<_>>().join(", "))
-        };
-        if !self.dead.is_empty() {
-            let n: usize = self.dead.values().sum();
-            let all = list(self.dead.iter().map(|(name, n)| format!("{name} {n}")).collect());
-            ui.warn(format!("{text}: {n} columns were never active, their weights are rounded: {all}"));
-        }
-        if !self.unseen.is_empty() {
-            let n: usize = self.unseen.values().sum();
-            let all = list(self.unseen.iter().map(|(name, n)| format!("{name} {n}")).collect());
-            ui.warn(format!("{text}: {n} matrices were never used, they are rounded; use a longer text: {all}"));
-        }
-        if !self.few.is_empty() {
-            let all = list(self.few.iter().map(|(name, (n, cols))| format!("{name} {n} of {cols}")).collect());
-            ui.warn(format!(
-                "{text}: fewer inputs than columns in {} tensors, which nothing but damping makes definite; use a longer text: {all}",
-                self.few.len()
-            ));
-        }
     }
 }

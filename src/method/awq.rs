@@ -3,7 +3,7 @@
 //! Columns that see large activations are scaled up before they are quantized, and what makes those activations is scaled down:
 //! `s = mean|x|^a`, divided by `sqrt(max s * min s)`. The exponent is searched over 20 steps from 0, for every place where a scale
 //! can be folded away, by what the scaled and quantized weights do to the output: `sum over rows of e C e^T` with `e` the error of
-//! a row and `C` the mean products of the inputs. Then blocks are clipped where that helps ([`clip`]), except queries and keys.
+//! a row and `C` the mean products of the inputs. Then blocks are clipped where that helps ([`clip`]), except queries and keys, and unless the quantizer knows the Hessian.
 //!
 //! Differences from the paper: the quantizer is the target format's own, with importance as the run itself uses it; the error is
 //! that of the linears that share a scale, not of the block around them; where several query heads read the same values, their
@@ -63,6 +63,8 @@ fn scale_and_clip(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
     let is_score = |name: &str| scores.iter().any(|s| name.strip_suffix(".weight") == Some(s));
 
     let (mut before, mut after, mut steps) = (0.0, 0.0, 0);
+    // Who knows the whole Hessian fits grids under it, and would take clipped weights for the truth.
+    let clipping = tools.quantizer.needs < Needs::Hessian;
     let mut rest = sites.as_slice();
     let mut clips = Vec::new();
     while !rest.is_empty() {
@@ -81,7 +83,7 @@ fn scale_and_clip(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
             steps += found.step;
             let Some(ChannelSums { hessian: Some(hessian), .. }) = seen.remove(&site.to[0]) else { continue };
             let columns = site.spread(&found.factors);
-            for name in site.to.iter().filter(|n| quantized(n) && !is_score(n)) {
+            for name in site.to.iter().filter(|n| clipping && quantized(n) && !is_score(n)) {
                 let format = tools.formats[name];
                 clips.push((name.clone(), clip::Clip::new(format, tools.quantizer.rows(), &hessian, &columns)));
             }
@@ -93,10 +95,11 @@ fn scale_and_clip(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
     }
     if !sites.is_empty() {
         tools.ui.note(format!(
-            "awq: {} places scaled, exponent {:.2} on average; the outputs' squared error is {:.3} of what it was, before clipping",
+            "awq: {} places scaled, exponent {:.2} on average; the outputs' squared error is {:.3} of what it was{}",
             sites.len(),
             steps as f64 / sites.len() as f64 / STEPS as f64,
             after / before.max(f64::MIN_POSITIVE),
+            if clipping { ", before clipping" } else { "" },
         ));
     }
     Ok(())

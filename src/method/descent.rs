@@ -4,12 +4,15 @@
 //! to the gradients of all other columns is one matrix product. Only what lowers a row's loss is taken.
 
 use super::quadratic::Quadratic;
-use crate::algebra::{add_product, dot, product_f32};
+use crate::algebra::{add_product, add_rows, dot, product_f32};
 use qconv_formats::block::{BlockFormat, Grid, ScalarCodes, Steps, mean_square};
+use qconv_kernels::cpu::{Isa, Work, compiled};
 use std::ops::Range;
 
 /// Columns of a panel, rounded up to whole blocks.
 const PANEL: usize = 256;
+/// Most weights of a block.
+const MOST: usize = 256;
 /// Turns over the codes of a panel.
 const TURNS: usize = 2;
 
@@ -124,6 +127,7 @@ impl<'a> Rows<'a> {
         let (n, block) = (self.problem.cols, self.format.block_weights);
         let rows = self.codes.len() / n;
         let width = PANEL.next_multiple_of(block);
+        let isa = Isa::pick(None).unwrap_or(Isa::Scalar);
         for first in (0..n).step_by(width) {
             let columns = first..n.min(first + width);
             let k = columns.len();
@@ -131,8 +135,8 @@ impl<'a> Rows<'a> {
             let mut changes = vec![0f32; rows * k];
             for r in 0..rows {
                 let before = self.errors[r * n..][columns.clone()].to_vec();
-                let mut panel = Panel { rows: self, first: columns.start, at: r * n + columns.start, width: k };
-                panel.improve(&inverses, grids);
+                let panel = Panel { rows: self, first: columns.start, at: r * n + columns.start, width: k };
+                compiled(isa, Improve { panel, inverses: &inverses, grids });
                 let now = &self.errors[r * n..][columns.clone()];
                 let change = changes[r * k..(r + 1) * k].iter_mut();
                 change.zip(now).zip(&before).for_each(|((c, now), before)| *c = now - before);
@@ -201,40 +205,56 @@ struct Panel<'r, 'a> {
     width: usize,
 }
 
-impl Panel<'_, '_> {
-    fn improve(&mut self, inverses: &[f32], grids: bool) {
+struct Improve<'p, 'r, 'a> {
+    panel: Panel<'r, 'a>,
+    inverses: &'p [f32],
+    grids: bool,
+}
+
+impl Work for Improve<'_, '_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Improve { mut panel, inverses, grids } = self;
         for _ in 0..TURNS {
             if grids {
-                let group = self.rows.scalar.group();
-                for g in 0..self.width / group {
-                    self.group(g * group, &inverses[g * group * group..(g + 1) * group * group]);
+                let group = panel.rows.scalar.group();
+                for g in 0..panel.width / group {
+                    panel.group(g * group, &inverses[g * group * group..(g + 1) * group * group]);
                 }
-                for b in 0..self.width / self.rows.format.block_weights {
-                    self.units(b);
+                for b in 0..panel.width / panel.rows.format.block_weights {
+                    panel.units(b);
                 }
             }
-            self.codes();
+            panel.codes();
         }
     }
+}
 
+impl Panel<'_, '_> {
     /// The Hessian between a column of the panel and some others, counted from the panel's first.
+    #[inline(always)]
     fn h(&self, i: usize, others: Range<usize>) -> &[f32] {
         &self.rows.problem.h[(self.first + i) * self.rows.problem.cols + self.first..][others]
     }
 
-    /// Takes another error for a column, and brings the panel's gradients up to date.
-    fn shift(&mut self, i: usize, error: f32) {
-        let change = error - self.rows.errors[self.at + i];
-        if change != 0.0 {
-            self.rows.errors[self.at + i] = error;
-            let n = self.rows.problem.cols;
-            let row = &self.rows.problem.h[(self.first + i) * n + self.first..][..self.width];
-            let gradient = &mut self.rows.gradient[self.at..][..self.width];
-            gradient.iter_mut().zip(row).for_each(|(g, h)| *g += change * h);
+    /// Takes other errors for some columns from `i` on, and brings the panel's gradients up to date.
+    #[inline(always)]
+    fn shift(&mut self, i: usize, errors: &[f32]) {
+        let mut changes = [0f32; MOST];
+        let changes = &mut changes[..errors.len()];
+        for ((change, old), new) in changes.iter_mut().zip(&mut self.rows.errors[self.at + i..]).zip(errors) {
+            *change = new - *old;
+            *old = *new;
         }
+        let n = self.rows.problem.cols;
+        let h = &self.rows.problem.h[(self.first + i) * n + self.first..];
+        add_rows(changes, h, n, &mut self.rows.gradient[self.at..][..self.width]);
     }
 
     /// Each code takes the value that is best while the others stay.
+    #[inline(always)]
     fn codes(&mut self) {
         for i in 0..self.width {
             let at = self.at + i;
@@ -249,62 +269,71 @@ impl Panel<'_, '_> {
             let change = error - self.rows.errors[at];
             if change * (2.0 * gradient + change * curvature) < 0.0 {
                 self.rows.codes[at] = code;
-                self.shift(i, error);
+                self.shift(i, &[error]);
             }
         }
     }
 
     /// Tries scales and minimums near those of a group, with codes rounded anew to what would be best without a grid.
+    #[inline(always)]
     fn group(&mut self, from: usize, inverse: &[f32]) {
-        let group = self.rows.scalar.group();
+        let (n, group) = (self.rows.problem.cols, self.rows.scalar.group());
         let columns = self.at + from..self.at + from + group;
         let block = self.rows.format.block_weights;
         let b = columns.start / block;
         let Some(steps) = self.rows.scalar.steps(&self.rows.grids[b]) else { return };
         let g = columns.start % block / group;
-        let gradient = self.rows.gradient[columns.clone()].to_vec();
+        let (weights, errors) = (&self.rows.weights[columns.clone()], &self.rows.errors[columns.clone()]);
+        let gradient = &self.rows.gradient[columns.clone()];
+        let h = &self.rows.problem.h[(self.first + from) * n + self.first + from..];
         // Where the group's values should be, if all others stay: a Newton step.
-        let targets: Vec<f32> = (0..group)
-            .map(|i| {
-                let step = dot(&inverse[i * group..(i + 1) * group], &gradient);
-                self.rows.weights[columns.start + i] - self.rows.errors[columns.start + i] + step
-            })
-            .collect();
-        let mut best: (f32, Option<(Grid, Vec<u8>)>) = (
-            -1e-6 * self.rows.errors[columns.clone()].iter().zip(&gradient).map(|(e, g)| (e * g).abs()).sum::<f32>(),
-            None,
-        );
-        let (mut codes, mut moved) = (vec![0u8; group], vec![0f32; group]);
+        let mut targets = [0f32; MOST];
+        let targets = &mut targets[..group];
+        targets.iter_mut().zip(weights).zip(errors).for_each(|((t, w), e)| *t = w - e);
+        add_rows(gradient, inverse, group, targets);
+        let least = -1e-6 * errors.iter().zip(gradient).map(|(e, g)| (e * g).abs()).sum::<f32>();
+        let mut best: (f32, Option<Grid>) = (least, None);
+        let (mut codes, mut chosen) = ([0u8; MOST], [0u8; MOST]);
+        let (mut values, mut moved) = ([0f32; MOST], [0f32; MOST]);
+        let (codes, values, moved) = (&mut codes[..group], &mut values[..group], &mut moved[..group]);
         for candidate in candidates(&steps, g) {
             let Some(grid) = self.rows.scalar.stepped(&candidate) else { continue };
             if !(grid.scale[g].is_finite() && grid.min[g].is_finite()) {
                 continue;
             }
-            for i in 0..group {
-                let at = columns.start + i;
-                codes[i] = self.rows.scalar.code(&grid, at % block, targets[i]);
-                let value = self.rows.scalar.value(&grid, at % block, codes[i]);
-                moved[i] = self.rows.weights[at] - value - self.rows.errors[at];
+            self.rows.scalar.nearest(&grid, g, targets, codes, values);
+            for (((m, w), v), e) in moved.iter_mut().zip(weights).zip(&*values).zip(errors) {
+                *m = w - v - e;
             }
-            let mut change = 2.0 * dot(&moved, &gradient);
-            for i in 0..group {
-                change += moved[i] * dot(self.h(from + i, from..from + group), &moved);
-            }
+            let mut gained = [0f32; MOST]; // what the move adds to the group's gradients
+            add_rows(moved, h, n, &mut gained[..group]);
+            let change = 2.0 * dot(moved, gradient) + dot(moved, &gained[..group]);
             if change < best.0 {
-                best = (change, Some((grid, codes.clone())));
+                best = (change, Some(grid));
+                chosen[..group].copy_from_slice(codes);
             }
         }
-        if let (_, Some((grid, codes))) = best {
+        if let (_, Some(grid)) = best {
             self.rows.grids[b] = grid;
-            self.rows.codes[columns.clone()].copy_from_slice(&codes);
-            for i in 0..group {
-                let error = self.rows.weights[columns.start + i] - self.rows.value(columns.start + i);
-                self.shift(from + i, error);
-            }
+            self.rows.codes[columns.clone()].copy_from_slice(&chosen[..group]);
+            self.revalue(from, group);
         }
     }
 
+    /// Errors and gradients of some columns, behind other grids or codes.
+    #[inline(always)]
+    fn revalue(&mut self, from: usize, count: usize) {
+        let mut errors = [0f32; MOST];
+        let at = self.at + from;
+        errors[..count]
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, e)| *e = self.rows.weights[at + i] - self.rows.value(at + i));
+        self.shift(from, &errors[..count]);
+    }
+
     /// The least-squares units of one block, codes and whole numbers as they are.
+    #[inline(always)]
     fn units(&mut self, b: usize) {
         let block = self.rows.format.block_weights;
         let (from, at) = (b * block, self.at + b * block);
@@ -313,19 +342,26 @@ impl Panel<'_, '_> {
             return;
         }
         let (levels, group) = (self.rows.scalar.levels(), self.rows.scalar.group());
-        let up: Vec<f32> =
-            (0..block).map(|i| f32::from(steps.scale[i / group]) * levels[self.rows.codes[at + i] as usize]).collect();
-        let down: Vec<f32> = (0..block).map(|i| -f32::from(steps.min[i / group])).collect();
-        let gradient = &self.rows.gradient[at..at + block];
-        let (mut uu, mut ud, mut dd) = (0f64, 0f64, 0f64);
+        let (mut up, mut down) = ([0f32; MOST], [0f32; MOST]);
+        let (up, down) = (&mut up[..block], &mut down[..block]);
         for i in 0..block {
-            let row = self.h(from + i, from..from + block);
-            let (hu, hd) = (f64::from(dot(row, &up)), f64::from(dot(row, &down)));
-            uu += f64::from(up[i]) * hu;
-            ud += f64::from(up[i]) * hd;
-            dd += f64::from(down[i]) * hd;
+            up[i] = f32::from(steps.scale[i / group]) * levels[self.rows.codes[at + i] as usize];
+            down[i] = -f32::from(steps.min[i / group]);
         }
-        let (u, d) = (f64::from(dot(&up, gradient)), f64::from(dot(&down, gradient)));
+        let gradient = &self.rows.gradient[at..at + block];
+        let n = self.rows.problem.cols;
+        let h = &self.rows.problem.h[(self.first + from) * n + self.first + from..];
+        let (mut hu, mut hd) = ([0f32; MOST], [0f32; MOST]);
+        add_rows(up, h, n, &mut hu[..block]);
+        let (uu, ud) = (f64::from(dot(up, &hu[..block])), f64::from(dot(down, &hu[..block])));
+        let dd = match down.iter().any(|d| *d != 0.0) {
+            true => {
+                add_rows(down, h, n, &mut hd[..block]);
+                f64::from(dot(down, &hd[..block]))
+            }
+            false => 0.0,
+        };
+        let (u, d) = (f64::from(dot(up, gradient)), f64::from(dot(down, gradient)));
         let determinant = uu * dd - ud * ud;
         let x = if dd > 0.0 && determinant > 1e-9 * uu * dd {
             (u * dd - d * ud) / determinant
@@ -346,10 +382,7 @@ impl Panel<'_, '_> {
         }
         let Some(grid) = self.rows.scalar.stepped(&Steps { unit, min_unit, ..steps }) else { return };
         self.rows.grids[at / block] = grid;
-        for i in 0..block {
-            let error = self.rows.weights[at + i] - self.rows.value(at + i);
-            self.shift(from + i, error);
-        }
+        self.revalue(from, block);
     }
 }
 

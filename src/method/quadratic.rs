@@ -43,10 +43,25 @@ impl Quadratic {
         h.iter_mut().step_by(n + 1).for_each(|x| *x += DAMPING * mean);
         // A column matters the more, the larger its inputs: it is chosen early, while others can still make up for it.
         let mut order: Vec<u32> = (0..n as u32).collect();
-        order.sort_by(|a, b| {
-            let at = |i: &u32| h[*i as usize * (n + 1)];
-            at(a).total_cmp(&at(b)).then(b.cmp(a))
-        });
+        let at = |i: &u32| h[*i as usize * (n + 1)];
+        order.sort_by(|a, b| at(a).total_cmp(&at(b)).then(b.cmp(a)));
+        Self::factor(h, order)
+    }
+
+    /// The same problem, but for the order: blocks of columns, those with the largest inputs last, columns of a block side by side.
+    pub fn in_blocks(&self, block: usize) -> Result<Self, String> {
+        let n = self.cols;
+        let h: Vec<f64> = self.h.iter().map(|x| f64::from(*x)).collect();
+        let weight = |b: &u32| -> f64 { (0..block).map(|i| h[(*b as usize * block + i) * (n + 1)]).sum() };
+        let mut blocks: Vec<u32> = (0..(n / block) as u32).collect();
+        blocks.sort_by(|a, b| weight(a).total_cmp(&weight(b)).then(b.cmp(a)));
+        let order = blocks.iter().flat_map(|b| (0..block as u32).map(move |i| b * block as u32 + i)).collect();
+        Self::factor(h, order)
+    }
+
+    /// `h`: damped.
+    fn factor(h: Vec<f64>, order: Vec<u32>) -> Result<Self, String> {
+        let n = order.len();
         let mut l = vec![0.0; n * n];
         l.par_chunks_mut(n).zip(&order).for_each(|(row, i)| {
             let from = &h[*i as usize * n..][..n];
@@ -104,6 +119,47 @@ impl Quadratic {
             }
             end = first;
         }
+    }
+
+    /// Error feedback where whole blocks are quantized at once, each for targets that make up for the errors of the blocks
+    /// before (Tseng et al. 2024, QuIP#, section 4.1: block LDLQ). Of a problem [`Quadratic::in_blocks`].
+    ///
+    /// `weights` is one row; `quantize(block, targets, costs, values)` gives values for the columns of a block, where the
+    /// square of an error costs about as much as `costs` says.
+    pub fn feed_back_blocks(
+        &self,
+        block: usize,
+        weights: &[f32],
+        mut quantize: impl FnMut(usize, &[f32], &[f32], &mut [f32]),
+    ) {
+        let n = self.cols;
+        let mut errors = vec![0f64; n]; // in the order of `order`
+        let (mut targets, mut costs, mut values) = (vec![0f32; block], vec![0f32; block], vec![0f32; block]);
+        for first in (0..n).step_by(block).rev() {
+            let end = first + block;
+            let column = self.order[first] as usize;
+            // The errors of this block that would be best if it had no grid, the last one first.
+            for j in (first..end).rev() {
+                errors[j] = -dot(&self.feedback[j * n + j + 1..][..n - j - 1], &errors[j + 1..]);
+                targets[j - first] = (f64::from(weights[column + j - first]) - errors[j]) as f32;
+            }
+            for (i, cost) in costs.iter_mut().enumerate() {
+                let part = |j: usize| {
+                    self.costs[j] * if first + i == j { 1.0 } else { self.feedback[j * n + first + i].powi(2) }
+                };
+                *cost = (first..=first + i).map(part).sum::<f64>() as f32;
+            }
+            quantize(column / block, &targets, &costs, &mut values);
+            for (i, value) in values.iter().enumerate() {
+                errors[first + i] = f64::from(weights[column + i]) - f64::from(*value);
+            }
+        }
+    }
+
+    /// `e H e^T` of one row's errors.
+    pub fn loss(&self, errors: &[f32]) -> f64 {
+        let row = |(e, h): (&f32, &[f32])| f64::from(*e) * f64::from(dot(h, errors));
+        errors.iter().zip(self.h.chunks_exact(self.cols)).map(row).sum()
     }
 
     /// Solves `x H = d` for some rows; `d` is `(rows, cols)` in the order of the columns, and becomes `x`.

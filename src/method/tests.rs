@@ -1,7 +1,7 @@
 //! The methods against small references that were written straight from the papers: `fixtures/methods`.
 
 use super::descent::Rows;
-use super::{adaround, hqq};
+use super::{adaround, hqq, int8, nf4};
 use crate::calibrate::Hessian;
 use qconv_formats::block::{BlockFormat, Grid, ScalarCodes};
 use safetensors::SafeTensors;
@@ -124,11 +124,63 @@ fn hqq_loses_no_more_than_the_reference() {
 }
 
 /// What a library made of its own codes: `fixtures/packed`.
-pub fn decoded_by_library(folder: &str) -> (Vec<f32>, usize) {
+fn decoded_by_library(folder: &str) -> (Vec<f32>, usize) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/packed");
     let bytes = std::fs::read(root.join(folder).join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let expected = tensors.tensor("expected").unwrap();
     let floats = expected.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     (floats, expected.shape()[1])
+}
+
+/// What bitsandbytes gave back for its own codes is on the grid, so that rounding changes nothing.
+fn stays(folder: &str, round: fn(&mut [f32]), most: f32) {
+    let (weights, cols) = decoded_by_library(folder);
+    for row in weights.chunks_exact(cols) {
+        let mut rounded = row.to_vec();
+        round(&mut rounded);
+        let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
+        let worst = rounded.iter().zip(row).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < most * largest, "{folder}: {worst:e} of {largest}");
+    }
+}
+
+#[test]
+fn what_bitsandbytes_decoded_stays() {
+    stays("bitsandbytes-nf4", nf4::round, 1e-6);
+    stays("bitsandbytes-int8", int8::round, 1e-3);
+}
+
+/// Feedback from block to block, with a quantizer that rounds to whole numbers, against all choices within one of the weights.
+#[test]
+fn blocks_make_up_for_the_blocks_before() {
+    let (weights, hessian) = layer();
+    let row: Vec<f32> = weights[..COLS].iter().map(|w| 8.0 * w).collect();
+    let problem = hessian.quadratic().unwrap();
+    let round = |targets: &[f32], values: &mut [f32]| values.iter_mut().zip(targets).for_each(|(v, t)| *v = t.round());
+    let loss = |values: &[f32]| {
+        let errors: Vec<f32> = row.iter().zip(values).map(|(w, v)| w - v).collect();
+        problem.loss(&errors)
+    };
+    let mut plain = vec![0f32; COLS];
+    round(&row, &mut plain);
+    // Here columns depend on near ones: blocks of 32 gain little, single columns much.
+    for (block, most) in [(32, 1.0), (1, 0.9)] {
+        let (mut values, mut seen) = (vec![0f32; COLS], Vec::new());
+        problem.in_blocks(block).unwrap().feed_back_blocks(block, &row, |b, targets, costs, out| {
+            assert!(costs.iter().all(|c| *c > 0.0));
+            round(targets, out);
+            values[b * block..(b + 1) * block].copy_from_slice(out);
+            seen.push(b);
+        });
+        seen.sort_unstable();
+        assert_eq!(seen, (0..COLS / block).collect::<Vec<_>>());
+        assert!(loss(&values) < most * loss(&plain), "{block}: {} {}", loss(&values), loss(&plain));
+    }
+    // A quantizer without errors leaves nothing to make up for.
+    problem.in_blocks(32).unwrap().feed_back_blocks(32, &row, |b, targets, _, out| {
+        let off = targets.iter().zip(&row[b * 32..]).map(|(t, w)| (t - w).abs()).fold(0.0, f32::max);
+        assert!(off < 1e-6, "{off}");
+        out.copy_from_slice(targets);
+    });
 }

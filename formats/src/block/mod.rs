@@ -135,6 +135,8 @@ pub trait ScalarCodes: Sync {
     fn grid(&self, scale: &[f32], min: &[f32], importance: Option<&[f32]>) -> Grid;
     /// The code whose value is nearest to a weight at position `i` of the block.
     fn code(&self, grid: &Grid, i: usize, weight: f32) -> u8;
+    /// [`ScalarCodes::code`] and [`ScalarCodes::value`] of a whole group: its weights, and as many codes and values.
+    fn nearest(&self, grid: &Grid, group: usize, weights: &[f32], codes: &mut [u8], values: &mut [f32]);
     /// The weight that a code stands for at position `i`: bit for bit what [`BlockFormat::dequantize`] gives.
     fn value(&self, grid: &Grid, i: usize, code: u8) -> f32;
     /// The whole numbers behind a grid; `None` where scales are no multiples of a number in the header.

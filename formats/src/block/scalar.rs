@@ -177,6 +177,14 @@ impl<T: Codes> ScalarCodes for T {
         best as u8
     }
 
+    fn nearest(&self, grid: &Grid, group: usize, weights: &[f32], codes: &mut [u8], values: &mut [f32]) {
+        let at = group * T::GROUP;
+        for ((weight, code), value) in weights.iter().zip(codes).zip(values) {
+            *code = self.code(grid, at, *weight);
+            *value = self.value(grid, at, *code);
+        }
+    }
+
     fn value(&self, grid: &Grid, i: usize, code: u8) -> f32 {
         grid.scale[i / T::GROUP] * T::LEVELS[code as usize] - grid.min[i / T::GROUP]
     }

@@ -7,12 +7,14 @@
 mod attention;
 mod bandwidth;
 mod cache;
+mod compiled;
 mod cores;
 mod elements;
 mod float;
 mod isa;
 mod matmul;
 mod memory;
+pub mod moments;
 mod placing;
 mod pool;
 mod products;
@@ -29,6 +31,7 @@ mod weight;
 
 pub use bandwidth::Bandwidth;
 pub use cache::Cache;
+pub use compiled::{Work, compiled};
 pub use cores::physical_cores;
 pub use isa::{Avx2, Avx512, Avx512Bf16, Isa};
 pub use weight::Weight;
