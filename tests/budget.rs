@@ -85,6 +85,32 @@ fn other_budgets_are_met() {
     assert!(sizes[0] < sizes[1], "a smaller divergence takes more bytes: {sizes:?}");
 }
 
+/// Speeds are measured, so that little is certain but the order.
+#[test]
+fn speeds_are_kept_or_refused() {
+    let (model, folder) = (fixture("models/prose-4m"), tempfile::tempdir().unwrap());
+    let some = ["--candidates", "q3_k,q4_k,q6_k,iq3_s", "--dry-run", "--json", "-q"];
+    let plan = |args: &[&str]| json(&[&["convert", arg(&model)], &some[..], args].concat());
+    // Slow enough for every plan: nothing changes but that the speed is told.
+    let plain = plan(&["--target-bpw", "4.5"]);
+    let slow = plan(&["--target-bpw", "4.5", "--target-tokens-per-second", "0.1"]);
+    assert_eq!(plain["tensors"], slow["tensors"]);
+    assert!(plain["allocation"].get("predicted_tokens_per_second").is_none(), "{plain}");
+    let rate = slow["allocation"]["predicted_tokens_per_second"].as_f64().unwrap();
+    assert!(rate > 10.0, "{rate}");
+    // Alone: the best that is fast enough, here the largest formats.
+    let alone = plan(&["--target-tokens-per-second", "0.1"]);
+    assert!(alone["bits_per_weight"].as_f64().unwrap() > 6.5, "{alone}");
+    let out = folder.path().join("x.gguf");
+    let args = ["convert", arg(&model), "-o", arg(&out), "--candidates", "q4_k,q6_k", "--target-tokens-per-second"];
+    fails(&[&args[..], &["1e9"]].concat(), 2, &["--target-tokens-per-second 1000000000", "fastest plan", "expected"]);
+    fails(&[&args[..], &["0"]].concat(), 2, &["--target-tokens-per-second 0", "more than 0"]);
+    let text = fixture("texts/prose.txt");
+    let with = ["100", "--target-kld", "0.1", "--measure", "--calibration", arg(&text)];
+    fails(&[&args[..], &with].concat(), 2, &["cannot be used with"]);
+    assert!(listing(folder.path()).is_empty());
+}
+
 #[test]
 fn impossible_budgets_are_refused() {
     let (model, folder) = (fixture("models/prose-4m"), tempfile::tempdir().unwrap());

@@ -47,6 +47,58 @@ pub fn least_size(items: &[Vec<Choice>], most: f64) -> Option<Found> {
     Some(Found { bound: lagrangian_bound(items, found.size), ..found })
 }
 
+/// Steps of the search for the price of time.
+const PRICES: usize = 14;
+
+/// The least cost within `most` bytes and `seconds`, where choice `c` of item `i` takes `times[i][c]`. The error is the least time
+/// within that size; `None` if nothing is that small.
+///
+/// Time has a price (Everett 1963), the lowest at which what is best keeps the budget: near the best, and [`Found::bound`] tells
+/// how near.
+pub fn least_cost_in_time(
+    items: &[Vec<Choice>],
+    times: &[Vec<f64>],
+    most: u64,
+    seconds: f64,
+) -> Option<Result<Found, f64>> {
+    let priced = |price: f64, weight: f64| -> Vec<Vec<Choice>> {
+        let of = |(item, times): (&Vec<Choice>, &Vec<f64>)| {
+            item.iter().zip(times).map(|(c, t)| Choice { cost: weight * c.cost + price * t, ..*c }).collect()
+        };
+        items.iter().zip(times).map(of).collect()
+    };
+    let time = |found: &Found| -> f64 { times.iter().zip(&found.picks).map(|(t, &p)| t[p]).sum() };
+    let plain = least_cost(items, most)?;
+    if time(&plain) <= seconds {
+        return Some(Ok(plain));
+    }
+    let mut best = least_cost(&priced(1.0, 0.0), most)?;
+    if time(&best) > seconds {
+        return Some(Err(time(&best)));
+    }
+    let cost = |found: &Found| -> f64 { items.iter().zip(&found.picks).map(|(item, &p)| item[p].cost).sum() };
+    best.cost = cost(&best);
+    let mut bound = plain.bound;
+    // What the fastest plan costs more for each second that it saves is about the price in question.
+    let middle = ((best.cost - plain.cost) / (time(&plain) - time(&best))).max(f64::MIN_POSITIVE).ln();
+    let (mut low, mut high) = (middle - 12.0, middle + 12.0);
+    for _ in 0..PRICES {
+        let price = ((low + high) / 2.0).exp();
+        let found = least_cost(&priced(price, 1.0), most)?;
+        bound = bound.max(found.bound - price * seconds);
+        if time(&found) <= seconds {
+            high = price.ln();
+            let cost = cost(&found);
+            if cost < best.cost {
+                best = Found { cost, ..found };
+            }
+        } else {
+            low = price.ln();
+        }
+    }
+    Some(Ok(Found { bound: bound.min(best.cost), ..best }))
+}
+
 /// Smallest size that items can have.
 pub fn smallest(items: &[Vec<Choice>]) -> u64 {
     items.iter().map(|item| item.iter().map(|c| c.size).min().unwrap_or(0)).sum()
@@ -182,6 +234,37 @@ mod tests {
             }
             assert!(least_size(&items, -1.0).is_none());
             assert_eq!(least_cost(&items, smallest(&items)).unwrap().size, smallest(&items));
+        }
+    }
+
+    #[test]
+    fn both_budgets_are_kept() {
+        for seed in 0..10 {
+            let items = items(6, 32, seed);
+            // What is small is not always fast.
+            let time = |c: &Choice| (c.size as f64 * if c.size.is_multiple_of(64) { 3.0 } else { 1.0 }) / 1e6;
+            let times: Vec<Vec<f64>> = items.iter().map(|item| item.iter().map(time).collect()).collect();
+            let most = smallest(&items) + 300;
+            let plain = least_cost(&items, most).unwrap();
+            let of = |found: &Found| -> f64 { times.iter().zip(&found.picks).map(|(t, &p)| t[p]).sum() };
+            let same = least_cost_in_time(&items, &times, most, of(&plain)).unwrap().unwrap();
+            assert_eq!(same, plain);
+            let fastest = least_cost_in_time(&items, &times, most, 0.0).unwrap().unwrap_err();
+            let seconds = (fastest + of(&plain)) / 2.0;
+            let found = least_cost_in_time(&items, &times, most, seconds).unwrap().unwrap();
+            assert!(found.size <= most && of(&found) <= seconds && found.cost >= plain.cost);
+            // All combinations.
+            let mut least = f64::INFINITY;
+            for combo in 0..4usize.pow(6) {
+                let picks: Vec<usize> = (0..6).map(|i| combo / 4usize.pow(i) % 4).collect();
+                let sum =
+                    |f: &dyn Fn(usize, usize) -> f64| picks.iter().enumerate().map(|(i, &p)| f(i, p)).sum::<f64>();
+                if sum(&|i, p| items[i][p].size as f64) <= most as f64 && sum(&|i, p| times[i][p]) <= seconds {
+                    least = least.min(sum(&|i, p| items[i][p].cost));
+                }
+            }
+            assert!(found.bound <= least + 1e-9 && least <= found.cost, "{seed}: {found:?} {least}");
+            assert!(least_cost_in_time(&items, &times, 0, 1.0).is_none());
         }
     }
 

@@ -9,9 +9,11 @@
 pub mod knapsack;
 mod measure;
 mod sensitivity;
+mod speed;
 
 pub use measure::{Meter, Trial};
 pub use sensitivity::{Errors, errors};
+pub use speed::Speeds;
 
 use crate::model::ModelTensor;
 use anyhow::Result;
@@ -65,6 +67,12 @@ impl<'a> Problem<'a> {
     /// The formats that were found.
     pub fn formats(&self, found: &Found) -> Trial<'a> {
         self.items.iter().zip(&found.picks).map(|(item, &pick)| (item.tensor, item.formats[pick])).collect()
+    }
+
+    /// Seconds per token of every choice.
+    pub fn times(&self, speeds: &Speeds) -> Vec<Vec<f64>> {
+        let of = |item: &Item| item.formats.iter().map(|f| speeds.seconds(item.tensor, f)).collect();
+        self.items.iter().map(of).collect()
     }
 
     /// Size of the plan in which every tensor takes its largest candidate.

@@ -338,17 +338,9 @@ fn kernels<B: Backend>(engine: &Engine<'_, B>, tests: &Tests) -> Result<Vec<Kern
     Ok(times.into_iter().map(|t| Kernel { kernel: t.kernel, launches: t.launches, seconds: t.seconds }).collect())
 }
 
-/// Bytes of weights that one generated token reads: everything but tables of which it takes one row (embeddings that are
-/// not the output too, learned positions) and the experts it does not visit.
+/// Bytes of weights that one generated token reads.
 fn bytes_per_token(model: &Model, plan: &crate::arch::Plan) -> u64 {
-    let tied = model.tensor("output.weight").is_none();
-    let share = plan.feed.experts.map_or(1.0, |e| e.used as f64 / e.count as f64);
-    let bytes = |t: &crate::model::ModelTensor| match t.name.as_str() {
-        "token_embd.weight" if !tied => 0.0,
-        "position_embd.weight" => 0.0,
-        name if name.contains("_exps.") => t.stored_bytes() as f64 * share,
-        _ => t.stored_bytes() as f64,
-    };
+    let bytes = |t| engine::share_read(model, plan, t) * t.stored_bytes() as f64;
     model.tensors().iter().map(bytes).sum::<f64>() as u64
 }
 

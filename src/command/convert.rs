@@ -2,14 +2,15 @@
 
 mod choices;
 mod depfile;
-mod importance;
 mod naming;
+mod pace;
 mod recipe;
 mod report;
 mod target;
+mod tensor_rules;
 
 pub use choices::{Choices, parse_format, parse_mix};
-pub use importance::ImportanceArgs;
+pub use crate::convert::ImportanceArgs;
 pub use recipe::transform;
 
 use super::Run;
@@ -80,7 +81,7 @@ pub struct Convert {
     force: bool,
 
     /// Repeat the conversion that FILE says it is from: its options, and the same source or none
-    #[arg(long, value_name = "FILE", conflicts_with = "budget", help_heading = "Provenance")]
+    #[arg(long, value_name = "FILE", conflicts_with = "decided", help_heading = "Provenance")]
     recipe_from: Option<PathBuf>,
 
     /// Write no qconv.* keys: nothing about how the file was made, and no SHA-256 of source and tensors
@@ -167,7 +168,7 @@ impl Run for Convert {
         let importance = if weigh { self.choices.importance.open(&model, text.as_ref(), ui)? } else { None };
         options.has_imatrix = importance.is_some() || calibrate && (self.dry_run || !weigh);
         let decided = match self.target.is_given() {
-            true => Some(self.decide(&model, &mut options, &edits, (importance.as_ref(), text.as_ref()), &mut record, ui)?),
+            true => Some(self.decide(&model, &mut options, &edits, (importance.as_ref(), text.as_ref(), computing), &mut record, ui)?),
             false => None,
         };
         let methods = &self.choices.method;
@@ -222,7 +223,7 @@ impl Convert {
         model: &Model,
         options: &mut crate::recipe::Options,
         edits: &convert::Edits,
-        (importance, text): (Option<&convert::Importance>, Option<&crate::calibrate::Calibration>),
+        (importance, text, computing): (Option<&convert::Importance>, Option<&crate::calibrate::Calibration>, BackendArgs),
         record: &mut Record,
         ui: &Ui,
     ) -> Result<target::Decided> {
@@ -250,7 +251,7 @@ impl Convert {
             convert::file_size(&request)
         };
         let mut choices = self.choices.clone();
-        let case = Case { model, edits, importance, text, size: &size, ui };
+        let case = Case { model, edits, importance, text, computing, size: &size, ui };
         let decided = self.target.decide(&mut choices, &case)?;
         *options = choices.options()?;
         options.has_imatrix = has_imatrix;

@@ -47,6 +47,12 @@ pub struct Row {
     pub prompt_tokens_per_second: Option<f64>,
     /// Generated tokens per second.
     pub generation_tokens_per_second: Option<f64>,
+    /// The slowest and the fastest repetition of the prompt test.
+    #[serde(default)]
+    pub prompt_range: Option<(f64, f64)>,
+    /// Those of the generation test.
+    #[serde(default)]
+    pub generation_range: Option<(f64, f64)>,
     /// Highest resident memory of a process that runs it. Bytes.
     pub peak_memory: Option<u64>,
     /// Change of file size against the original, in percent.
@@ -90,6 +96,16 @@ impl Row {
             && self.perplexity_change.is_some_and(|change| change <= DEGRADED)
     }
 
+    /// Widens the ranges of speeds by those of another measurement of the same.
+    pub(super) fn widen(&mut self, again: &Row) {
+        let wider = |a: Option<(f64, f64)>, b: Option<(f64, f64)>| match (a, b) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (a, b) => a.or(b),
+        };
+        self.prompt_range = wider(self.prompt_range, again.prompt_range);
+        self.generation_range = wider(self.generation_range, again.generation_range);
+    }
+
     /// Fills in changes and flags from the first row's figures.
     pub(super) fn judge(&mut self, original: &Row) {
         let percent = |now: Option<f64>, then: Option<f64>| {
@@ -110,8 +126,14 @@ impl Row {
         if let Some(change) = self.perplexity_change.filter(|change| *change > DEGRADED) {
             self.flags.push(format!("degraded: perplexity {change:+.1}%, more than {DEGRADED}%"));
         }
-        let speeds = [(self.prompt_change, "prompt evaluation"), (self.generation_change, "generation")];
-        let slower = speeds.into_iter().filter_map(|(change, what)| Some((change.filter(|c| *c < 0.0)?, what)));
+        let speeds = [
+            (self.prompt_change, self.prompt_range.zip(original.prompt_range), "prompt evaluation"),
+            (self.generation_change, self.generation_range.zip(original.generation_range), "generation"),
+        ];
+        // Where the repetitions of both overlap, the difference may be noise.
+        let apart = |ranges: Option<((f64, f64), (f64, f64))>| ranges.is_none_or(|(now, then)| now.1 < then.0);
+        let slower = speeds.into_iter().filter(|(_, ranges, _)| apart(*ranges));
+        let slower = slower.filter_map(|(change, _, what)| Some((change.filter(|c| *c < 0.0)?, what)));
         let slower: Vec<String> = slower.map(|(change, what)| format!("{what} {change:+.1}%")).collect();
         if !slower.is_empty() {
             self.flags.push(format!("slower than the original: {}", slower.join(", ")));
@@ -142,6 +164,16 @@ mod tests {
         assert!(row.flags[2].contains("generation -20.0%"), "{:?}", row.flags);
         row.judge(&original);
         assert_eq!(row.flags.len(), 3, "judged again, nothing is said twice");
+        // Repetitions that overlap tell no difference; a second measurement of the original widens its range.
+        let ranged = |row: Row, low: f64, high: f64| Row { generation_range: Some((low, high)), ..row };
+        let mut original = ranged(original, 4.9, 5.2);
+        let mut row = ranged(Row { perplexity_change: Some(1.0), ..rate(10.0, 4.5) }, 4.0, 4.8);
+        row.judge(&original);
+        assert_eq!(row.flags, ["slower than the original: generation -10.0%"]);
+        original.widen(&ranged(rate(10.0, 5.0), 4.7, 5.0));
+        assert_eq!(original.generation_range, Some((4.7, 5.2)));
+        row.judge(&original);
+        assert!(row.flags.is_empty(), "{:?}", row.flags);
         let mut row = Row { failure: Some("no".into()), ..Row::default() };
         row.judge(&original);
         assert_eq!(row.flags, ["failed: no"]);

@@ -55,12 +55,19 @@ pub fn bench(study: &Study, row: &mut Row) -> Result<()> {
     args.push(row.file.display().to_string());
     let told = this_program(&args)?;
     let record = &told[0];
-    let rate = |kind: &str| {
+    let test = |kind: &str| {
         let tests = record["tests"].as_array()?;
-        tests.iter().find(|t| t["test"].as_str().is_some_and(|n| n.starts_with(kind)))?["tokens_per_second"].as_f64()
+        tests.iter().find(|t| t["test"].as_str().is_some_and(|n| n.starts_with(kind)))
+    };
+    let rate = |kind: &str| test(kind)?["tokens_per_second"].as_f64();
+    let range = |kind: &str| {
+        let samples = || test(kind)?["samples"].as_array().map(|all| all.iter().filter_map(Value::as_f64));
+        Some((samples()?.reduce(f64::min)?, samples()?.reduce(f64::max)?))
     };
     row.prompt_tokens_per_second = rate("pp");
     row.generation_tokens_per_second = rate("tg");
+    row.prompt_range = range("pp");
+    row.generation_range = range("tg");
     row.peak_memory = record["peak_memory"].as_u64();
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod copy;
 mod edits;
 mod importance;
+mod importance_args;
 mod journal;
 mod layers;
 mod layout;
@@ -22,6 +23,7 @@ mod writing;
 pub use copy::{Copied, copy};
 pub use edits::{Edits, Layers, Setting};
 pub use importance::{Importance, Weighing};
+pub use importance_args::ImportanceArgs;
 pub use layout::{Extent, Layout, Part};
 pub use metadata::{output_metadata, output_name};
 pub use meter::Spent;

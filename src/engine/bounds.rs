@@ -1,5 +1,6 @@
 //! What bounds generation besides memory: how fast the products themselves are.
 
+use crate::arch::Plan;
 use crate::model::{Model, ModelTensor};
 use qconv_kernels::{Backend, Product, Result as KernelResult};
 use std::collections::BTreeMap;
@@ -10,6 +11,17 @@ const BYTES: usize = 4 << 20;
 
 /// How long is measured.
 const TIME: Duration = Duration::from_millis(60);
+
+/// Part of a tensor that one generated token reads: all, but for tables of which it takes one row (embeddings that are not the
+/// output too, learned positions), and of experts those that it visits.
+pub fn share_read(model: &Model, plan: &Plan, tensor: &ModelTensor) -> f64 {
+    match tensor.name.as_str() {
+        "token_embd.weight" if model.tensor("output.weight").is_some() => 0.0,
+        "position_embd.weight" => 0.0,
+        name if name.contains("_exps.") => plan.feed.experts.map_or(1.0, |e| e.used as f64 / e.count as f64),
+        _ => 1.0,
+    }
+}
 
 /// GB/s at which the products of one token read weights that lie in a cache: of the format that most bytes of the layers
 /// are in, so many rows of its largest matrix as 4 MiB hold. Below the bandwidth of memory, arithmetic is what bounds

@@ -1,6 +1,6 @@
 //! What the new file is to be: everything on which its bytes depend but the source.
 
-use super::importance::ImportanceArgs;
+use crate::convert::ImportanceArgs;
 use super::naming::Naming;
 use crate::convert::{Edits, Layers, Setting};
 use crate::error::caller;

@@ -59,8 +59,11 @@ pub fn decided(decided: &Decided, seconds: f64, ui: &Ui) {
         None => String::new(),
     };
     let exact = if gap < 0.005 { "no other plan has a smaller sum".into() } else { format!("no other plan has a sum smaller by more than {gap:.2}%") };
+    let speed = decided.predicted_tokens_per_second.map_or(String::new(), |rate| {
+        format!("about {rate:.0} tokens/s expected here (`qconv bench` measures); ")
+    });
     ui.note(format!(
-        "budget: files of {} ({} bytes); {quality}{exact}; decided in {}",
+        "budget: files of {} ({} bytes); {speed}{quality}{exact}; decided in {}",
         ui::bytes(decided.bytes),
         decided.bytes,
         ui::seconds(seconds)

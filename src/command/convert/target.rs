@@ -1,21 +1,25 @@
-//! `convert --target-size`, `--target-bpw`, `--target-kld`: formats that are decided here, and then given like any others.
+//! `convert --target-size`, `--target-bpw`, `--target-kld`, `--target-tokens-per-second`: formats that are decided here, and then given like any others.
 
-use super::{Choices, parse_format};
+use super::pace::Pace;
+use super::{Choices, parse_format, tensor_rules as rules};
 use crate::allocate::knapsack::{self, Found};
 use crate::allocate::{self, Item, Meter, Problem};
+use crate::backend::BackendArgs;
 use crate::calibrate::Calibration;
 use crate::convert::{Edits, Importance, Plan};
 use crate::error::caller;
 use crate::model::{Model, ModelTensor};
-use crate::recipe::{self, Mix, Override};
+use crate::recipe::{self, Mix};
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use qconv_formats::block::{self, BlockFormat};
 use qconv_formats::gguf::DEFAULT_ALIGNMENT;
 use std::collections::BTreeMap;
 
-/// Arguments that ask for a size or a quality instead of a type.
+/// Arguments that ask for a size, a quality or a speed instead of a type.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(group = clap::ArgGroup::new("decided").multiple(true)
+    .args(["target_size", "target_bpw", "target_kld", "target_tokens_per_second"]))]
 pub struct TargetArgs {
     /// Find the best formats for files of at most this size, such as 700MB
     #[arg(long, value_name = "SIZE", value_parser = ui::parse_bytes, group = "budget", help_heading = "Budget")]
@@ -29,8 +33,13 @@ pub struct TargetArgs {
     #[arg(long, value_name = "NATS", group = "budget", requires = "measure", help_heading = "Budget")]
     target_kld: Option<f64>,
 
+    /// Find formats with which this machine generates at least so many tokens per second, by the speed of every format as it is
+    /// measured now: alone, or beside a size. `qconv bench` tells afterwards what came of it
+    #[arg(long, value_name = "RATE", conflicts_with = "target_kld", help_heading = "Budget")]
+    target_tokens_per_second: Option<f64>,
+
     /// Measure what each tensor does to the model's predictions on the calibration text, instead of guessing from its error
-    #[arg(long, requires_all = ["budget", "calibration"], help_heading = "Budget")]
+    #[arg(long, requires_all = ["decided", "calibration"], help_heading = "Budget")]
     measure: bool,
 
     /// At most N chunks of the text are used to measure
@@ -38,7 +47,7 @@ pub struct TargetArgs {
     measure_chunks: usize,
 
     /// Formats that may be used [default: all that suit]
-    #[arg(long, value_name = "FORMAT,...", value_delimiter = ',', value_parser = parse_format, requires = "budget",
+    #[arg(long, value_name = "FORMAT,...", value_delimiter = ',', value_parser = parse_format, requires = "decided",
           help_heading = "Budget")]
     candidates: Vec<&'static BlockFormat>,
 }
@@ -49,6 +58,8 @@ pub struct Case<'a> {
     pub edits: &'a Edits,
     pub importance: Option<&'a Importance>,
     pub text: Option<&'a Calibration>,
+    /// Where speeds are measured.
+    pub computing: BackendArgs,
     /// Bytes of all files that choices give.
     pub size: &'a dyn Fn(&Choices) -> Result<u64>,
     pub ui: &'a Ui,
@@ -65,12 +76,16 @@ pub struct Decided {
     pub bound: f64,
     /// The divergence on the calibration text, in nats, of the plan with codes rounded to nearest.
     pub measured: Option<f64>,
+    /// Generated tokens per second on this machine, from the time of each format; where a speed was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_tokens_per_second: Option<f64>,
 }
 
 impl TargetArgs {
     /// There is a budget.
     pub fn is_given(&self) -> bool {
-        self.target_size.is_some() || self.target_bpw.is_some() || self.target_kld.is_some()
+        let figures = [self.target_bpw, self.target_kld, self.target_tokens_per_second];
+        self.target_size.is_some() || figures.iter().any(Option::is_some)
     }
 
     /// Decides, and puts the answer into the choices: rules by tensor name, and a type to call it.
@@ -78,7 +93,9 @@ impl TargetArgs {
     /// Errors, the caller's: a budget that nothing meets or that everything does, choices that leave nothing to decide.
     pub fn decide(&self, choices: &mut Choices, case: &Case) -> Result<Decided> {
         let muted = Ui::muted();
-        let start = Mix::by_name("Q8_0").expect("it is in the list");
+        // Which tensors are quantized at all is the same for every type that quantizes.
+        let quantizes = |mix: &&Mix| BlockFormat::by_name(mix.default).is_some_and(|f| f.is_quantized());
+        let start = recipe::ALL.iter().find(quantizes).ok_or_else(|| caller("no type quantizes"))?;
         let given = Choices { mix: Some(start), ..choices.clone() };
         let mut options = given.options()?;
         options.has_imatrix = case.importance.is_some();
@@ -110,20 +127,28 @@ impl TargetArgs {
         };
         let starting: u64 = items.iter().map(|item| size(item.tensor, format_in(&plan, item.tensor))).sum();
         let problem = Problem::new(items, &errors, meter.as_ref(), size)?;
-        let rules = |choices: &mut Choices, found: &Found| -> Result<()> {
+        let pace = match self.target_tokens_per_second {
+            Some(rate) => Some(Pace::measure(case, rate, &plan, &problem)?),
+            None => None,
+        };
+        let solve = |room: u64| match &pace {
+            Some(pace) => pace.least_cost(&problem, room),
+            None => Ok(knapsack::least_cost(&problem.choices, room)),
+        };
+        let choose = |choices: &mut Choices, found: &Found| -> Result<()> {
             let formats = problem.formats(found);
-            choices.tensor_type.extend(rules(formats.iter().map(|(t, f)| (names[t.name.as_str()], *f)))?);
+            choices.tensor_type.extend(rules::rules(formats.iter().map(|(t, f)| (names[t.name.as_str()], *f)))?);
             if choices.mix.is_none() {
-                choices.mix = Some(nearest_mix(case, choices, options.has_imatrix, &formats)?);
+                choices.mix = Some(rules::nearest_mix(case, choices, options.has_imatrix, &formats)?);
             }
             Ok(())
         };
 
         let found = if let Some(most) = self.target_size {
             let rest = (case.size)(&given)?.saturating_sub(starting);
-            self.within_size(&problem, most, rest, |found| {
+            self.within_size(&problem, most, rest, &solve, |found| {
                 let mut choices = choices.clone();
-                rules(&mut choices, found)?;
+                choose(&mut choices, found)?;
                 (case.size)(&choices)
             })?
         } else if let Some(bits) = self.target_bpw {
@@ -134,18 +159,21 @@ impl TargetArgs {
             self.refuse_extremes(&format!("--target-bpw {bits}"), bits, bpw(problem.smallest()), bpw(problem.largest()), |x| {
                 format!("{x:.3} bits per weight")
             })?;
-            knapsack::least_cost(&problem.choices, room.unwrap_or(0)).ok_or_else(|| caller("no plan is that small"))?
+            solve(room.unwrap_or(0))?.ok_or_else(|| caller("no plan is that small"))?
+        } else if pace.is_some() && self.target_kld.is_none() {
+            solve(problem.largest())?.ok_or_else(|| caller("no plan is that fast"))?
         } else {
             let (most, meter) = (self.target_kld.unwrap_or(0.0), meter.as_ref());
             within_divergence(&problem, most, meter.ok_or_else(|| caller("--target-kld needs --measure"))?)?
         };
-        rules(choices, &found)?;
+        choose(choices, &found)?;
         let measured = match &meter {
             Some(meter) => Some(meter.divergences(&[problem.formats(&found)])?[0]),
             None => None,
         };
         let bytes = (case.size)(choices)?;
-        Ok(Decided { bytes, predicted: found.cost, bound: found.bound, measured })
+        let predicted_tokens_per_second = pace.map(|pace| pace.rate(&found));
+        Ok(Decided { bytes, predicted: found.cost, bound: found.bound, measured, predicted_tokens_per_second })
     }
 
     /// Errors, the caller's: impossible figures, choices that do not go with a budget.
@@ -156,6 +184,7 @@ impl TargetArgs {
         };
         positive("--target-bpw", self.target_bpw)?;
         positive("--target-kld", self.target_kld)?;
+        positive("--target-tokens-per-second", self.target_tokens_per_second)?;
         if self.measure_chunks == 0 {
             return Err(caller("--measure-chunks 0: nothing would be seen"));
         }
@@ -206,9 +235,10 @@ impl TargetArgs {
         problem: &Problem,
         most: u64,
         rest: u64,
+        solve: &dyn Fn(u64) -> Result<Option<Found>>,
         size: impl Fn(&Found) -> Result<u64>,
     ) -> Result<Found> {
-        let exact = |room: u64| knapsack::least_cost(&problem.choices, room).map(|f| size(&f).map(|s| (f, s))).transpose();
+        let exact = |room: u64| solve(room)?.map(|f| size(&f).map(|s| (f, s))).transpose();
         let bytes = |x: f64| format!("{} ({} bytes)", ui::bytes(x as u64), x as u64);
         let asked = format!("--target-size {}", ui::bytes(most));
         let (smallest, largest) = (problem.smallest() + rest, problem.largest() + rest);
@@ -277,75 +307,4 @@ fn is_given(options: &recipe::Options, name: &str, plan: &Plan) -> bool {
 
 fn format_in(plan: &Plan, tensor: &ModelTensor) -> &'static BlockFormat {
     plan.tensors.iter().find(|p| p.tensor.name == tensor.name).map_or(tensor.format, |p| p.format)
-}
-
-/// Rules that give tensors their formats, layers of a kind together: `^blk\.(0|3)\.attn_v\.weight$=Q6_K`.
-fn rules<'a>(formats: impl Iterator<Item = (&'a str, &'static BlockFormat)>) -> Result<Vec<Override>> {
-    let mut groups: BTreeMap<(String, &str), Vec<String>> = BTreeMap::new();
-    for (name, format) in formats {
-        let (layer, kind) = match recipe::layer_of(name) {
-            Some(layer) => (layer.to_string(), name.splitn(3, '.').nth(2).unwrap_or("").to_owned()),
-            None => (String::new(), name.to_owned()),
-        };
-        groups.entry((kind, format.name)).or_default().push(layer);
-    }
-    let escaped = |text: &str| text.replace('.', "\\.");
-    let rule = |((kind, format), layers): (&(String, &str), &Vec<String>)| {
-        let pattern = match layers.as_slice() {
-            [none] if none.is_empty() => escaped(kind),
-            [one] => format!("blk\\.{one}\\.{}", escaped(kind)),
-            all => format!("blk\\.({})\\.{}", all.join("|"), escaped(kind)),
-        };
-        Override::parse(&format!("^{pattern}$={format}"))
-    };
-    groups.iter().map(rule).collect()
-}
-
-/// The type whose own plan has the size nearest to these formats: what the file says it is, and what it is called after.
-fn nearest_mix(
-    case: &Case,
-    choices: &Choices,
-    has_imatrix: bool,
-    formats: &[(&ModelTensor, &'static BlockFormat)],
-) -> Result<&'static Mix> {
-    let bytes = |t: &ModelTensor, f: &BlockFormat| f.bits_per_weight() * t.shape.len() as f64;
-    let wanted: f64 = formats.iter().map(|(t, f)| bytes(t, f)).sum();
-    let mut near: Vec<(f64, &'static Mix)> = Vec::new();
-    let plain = recipe::Options { has_imatrix, ..recipe::Options::default() };
-    for mix in recipe::ALL.iter().filter(|m| BlockFormat::by_name(m.default).is_some_and(BlockFormat::is_quantized)) {
-        let Ok(theirs) = Plan::formats(case.model, mix, &plain, &Edits::default()) else { continue };
-        let size: f64 = formats.iter().map(|(t, f)| bytes(t, theirs.get(&t.name).unwrap_or(f))).sum();
-        near.push(((size - wanted).abs(), mix));
-    }
-    near.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut options = choices.options()?;
-    options.has_imatrix = has_imatrix;
-    let muted = Ui::muted();
-    let works = |mix: &'static Mix| {
-        Plan::new(case.model, mix, &options, case.edits, choices.allow_requantize, &muted).is_ok()
-    };
-    let mix = near.into_iter().map(|(_, mix)| mix).find(|mix| works(mix));
-    mix.ok_or_else(|| caller("no type can hold this plan; name one by --type"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rules_name_each_tensor_once() {
-        let q4 = BlockFormat::by_name("Q4_K").unwrap();
-        let q6 = BlockFormat::by_name("Q6_K").unwrap();
-        let names = ["blk.0.attn_v.weight", "blk.1.attn_v.weight", "blk.10.attn_v.weight", "token_embd.weight"];
-        let all = rules(names.into_iter().zip([q4, q6, q4, q6])).unwrap();
-        let texts: Vec<&str> = all.iter().map(|r| r.pattern.as_str()).collect();
-        assert_eq!(
-            texts,
-            [r"^blk\.(0|10)\.attn_v\.weight$", r"^blk\.1\.attn_v\.weight$", r"^token_embd\.weight$"]
-        );
-        for (name, format) in names.into_iter().zip([q4, q6, q4, q6]) {
-            let fits: Vec<_> = all.iter().filter(|r| r.fits(name).unwrap()).collect();
-            assert_eq!((fits.len(), fits[0].format), (1, format), "{name}");
-        }
-    }
 }

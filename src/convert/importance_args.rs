@@ -38,7 +38,13 @@ pub struct ImportanceArgs {
     include_weights: Vec<String>,
 
     /// Do not use the matrix for tensors whose name contains NAME (repeatable)
-    #[arg(long, value_name = "NAME", requires = "matrix", conflicts_with = "include_weights", help_heading = "Importance")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "matrix",
+        conflicts_with = "include_weights",
+        help_heading = "Importance"
+    )]
     exclude_weights: Vec<String>,
 }
 
@@ -50,7 +56,9 @@ impl ImportanceArgs {
         args.extend(self.calibration.iter().map(|file| format!("--calibration={}", file.display())));
         args.extend(self.calibration_ctx.map(|n| format!("--calibration-ctx={n}")));
         args.extend(self.calibration_chunks.map(|n| format!("--calibration-chunks={n}")));
-        if let Some(from) = self.calibration_from.filter(|_| self.calibration.is_some()).and_then(|f| f.to_possible_value()) {
+        if let Some(from) =
+            self.calibration_from.filter(|_| self.calibration.is_some()).and_then(|f| f.to_possible_value())
+        {
             args.push(format!("--calibration-from={}", from.get_name()));
         }
         args.extend(self.include_weights.iter().map(|name| format!("--include-weights={name}")));
