@@ -7,7 +7,7 @@ use super::search::sum_of_squares;
 use super::{BlockFormat, Importance};
 
 /// Weights in a super-block.
-pub(super) const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 
 /// One format that codes groups of weights.
 pub(super) trait GroupCodes: 'static {
@@ -71,11 +71,13 @@ pub(super) fn weighting(
 }
 
 /// A set of points with, for every place of the lattice around them, the point there or the points near it.
-pub(super) struct Codebook {
-    /// Digits of each point; only the first `dims` count.
-    pub(super) points: Vec<[u8; 8]>,
-    pub(super) dims: usize,
-    bits: usize,
+pub struct Codebook {
+    /// Digits of each point; only the first [`Codebook::dims`] count.
+    pub points: Vec<[u8; 8]>,
+    /// Digits of a point: 4 or 8.
+    pub dims: usize,
+    /// Bits of a digit in a place: 3 or 2.
+    pub bits: usize,
     /// By place (digits packed as in the tables): a point's index, or `NEAR` and an offset into `near`.
     places: Vec<u32>,
     /// Lists of point indices, each behind its length; nearest first, equally near ones by index.
@@ -121,15 +123,24 @@ impl Codebook {
         Codebook { points, dims, bits, places, near }
     }
 
-    /// The point with these digits, or the candidates near them.
-    pub(super) fn find(&self, digits: impl Iterator<Item = u8>) -> Result<u16, &[u16]> {
-        let place = digits.enumerate().fold(0, |place, (i, d)| place | (d as usize) << (self.bits * i));
+    /// Number of places, `2^(bits * dims)`. A place is digits packed as in the tables, the first in the lowest bits.
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The index of the point at a place, or the candidates near it. Means nothing where a digit is beyond all points'.
+    pub fn at(&self, place: usize) -> Result<u16, &[u16]> {
         let entry = self.places[place];
         if entry & NEAR == 0 {
             return Ok(entry as u16);
         }
         let length = (entry ^ NEAR) as usize;
         Err(&self.near[length + 1..][..self.near[length] as usize])
+    }
+
+    /// The point with these digits, or the candidates near them.
+    pub(super) fn find(&self, digits: impl Iterator<Item = u8>) -> Result<u16, &[u16]> {
+        self.at(digits.enumerate().fold(0, |place, (i, d)| place | (d as usize) << (self.bits * i)))
     }
 
     /// The candidate of least `error`; the first where no error is a number below the largest.

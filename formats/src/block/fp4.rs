@@ -17,7 +17,7 @@ pub static MXFP4: BlockFormat = format::<Mx>("MXFP4", 39, Importance::Unused, 1.
 pub static NVFP4: BlockFormat = format::<Nv>("NVFP4", 40, Importance::Unused, 9.5e-2);
 
 /// Sign in the highest bit; two codes for zero.
-const LEVELS: [f32; 16] = [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
+pub const LEVELS: [f32; 16] = [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
 
 /// The first code of least error.
 fn nearest_level(scale: f32, x: f32) -> u8 {
@@ -34,8 +34,28 @@ fn nearest_level(scale: f32, x: f32) -> u8 {
 }
 
 /// Half of `2^(e - 127)`. 255 (NaN by the standard) is read as a power of two, as ggml does.
-fn half_of_e8m0(e: u8) -> f32 {
+pub fn half_of_e8m0(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e as u32 - 1) << 23 })
+}
+
+/// The scale of 32 weights of MXFP4 with this largest magnitude: E8M0.
+pub fn mx_scale(largest: f32) -> u8 {
+    if largest <= 0.0 || largest.is_nan() {
+        return 0;
+    }
+    // Takes the largest weight's binade to that of 4. The logarithm is rounded to single precision, so weights a
+    // few units below a power of two count as that power; exponents below 0 wrap to huge scales, as in ggml.
+    let exponent = ((largest as f64).log2() as f32).floor() - 2.0 + 127.0;
+    truncate(exponent) as u8
+}
+
+/// The scale of 16 weights of NVFP4 with this largest magnitude: UE4M3.
+pub fn nv_scale(largest: f32) -> u8 {
+    let byte = to_ue4m3(largest / 6.0); // 6 is the largest E2M1 value
+    if byte >= 0x78 {
+        return 0x7e; // ggml takes the whole highest binade, 256 to 448, for its end
+    }
+    byte
 }
 
 struct Mx;
@@ -62,14 +82,8 @@ impl Codes for Mx {
     }
 
     fn fit(weights: &[f32], _: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {
-        let largest = extreme(weights).abs();
         let mut header = Header::default();
-        if largest > 0.0 {
-            // Takes the largest weight's binade to that of 4. The logarithm is rounded to single precision, so weights a
-            // few units below a power of two count as that power; exponents below 0 wrap to huge scales, as in ggml.
-            let exponent = ((largest as f64).log2() as f32).floor() - 2.0 + 127.0;
-            header[0] = truncate(exponent) as u8;
-        }
+        header[0] = mx_scale(extreme(weights).abs());
         let grid = Self::read(header);
         for (c, w) in codes.iter_mut().zip(weights) {
             *c = nearest_level(grid.scale[0], *w);
@@ -83,7 +97,7 @@ impl Codes for Mx {
 }
 
 /// Half of what a UE4M3 byte stands for: bias 7, subnormals, no infinity; 127 (NaN by the standard) is 0, bit 7 is ignored.
-fn half_of_ue4m3(byte: u8) -> f32 {
+pub fn half_of_ue4m3(byte: u8) -> f32 {
     let (exponent, mantissa) = ((byte >> 3 & 15) as i32, (byte & 7) as f32);
     match (byte, exponent) {
         (0 | 0x7f, _) => 0.0,
@@ -139,10 +153,7 @@ impl Codes for Nv {
     fn fit(weights: &[f32], _: Option<&[f32]>, _: f32, codes: &mut [u8]) -> Grid {
         let mut header = Header::default();
         for (h, x) in header.iter_mut().zip(weights.chunks_exact(16)) {
-            *h = to_ue4m3(extreme(x).abs() / 6.0); // 6 is the largest E2M1 value
-            if *h >= 0x78 {
-                *h = 0x7e; // ggml takes the whole highest binade, 256 to 448, for its end
-            }
+            *h = nv_scale(extreme(x).abs());
         }
         let grid = Self::read(header);
         for (g, (codes, x)) in codes.chunks_exact_mut(16).zip(weights.chunks_exact(16)).enumerate() {

@@ -8,7 +8,7 @@
 //! A weight is `d * (2 * scale + 1) * (digit + shift)`. Sources: `quantize_row_iq1_s_impl`, `quantize_row_iq1_m_impl` of ggml.
 //! IQ1_S needs importance: ggml has no rule without and refuses; called without, it takes all columns as equally important.
 
-use super::codebook::{Codebook, GroupCodes, format, weighting};
+use super::codebook::{BLOCK, Codebook, GroupCodes, format, weighting};
 use super::codebook_tables as tables;
 use super::scalar::{half_at, put_half};
 use super::search::{largest_magnitude, max, nearest};
@@ -17,15 +17,17 @@ use half::f16;
 use std::sync::LazyLock;
 
 /// 1.5625 bits in all.
-pub static IQ1_S: BlockFormat = format::<S>("IQ1_S", 19, Importance::Required, 4.9e-1);
+pub static IQ1_S: BlockFormat = format::<OfS>("IQ1_S", 19, Importance::Required, 4.9e-1);
 /// 1.75 bits in all.
-pub static IQ1_M: BlockFormat = format::<M>("IQ1_M", 29, Importance::Required, 5.8e-1);
+pub static IQ1_M: BlockFormat = format::<OfM>("IQ1_M", 29, Importance::Required, 5.8e-1);
 
-static BOOK: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&tables::IQ1, 8, 2, 2, 3));
+/// The points of both.
+pub static BOOK: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&tables::IQ1, 8, 2, 2, 3));
 
-/// What the digits stand for, shifted up and down.
-const UP: [f32; 3] = [-0.875, 0.125, 1.125];
-const DOWN: [f32; 3] = [-1.125, -0.125, 0.875];
+/// What the digits stand for, shifted up.
+pub const UP: [f32; 3] = [-0.875, 0.125, 1.125];
+/// What the digits stand for, shifted down.
+pub const DOWN: [f32; 3] = [-1.125, -0.125, 0.875];
 
 /// Writes the eight weights of a packed point.
 fn write_point(point: u16, levels: &[f32; 3], scale: f32, out: &mut [f32]) {
@@ -95,7 +97,52 @@ fn integer(inverse: f32, scale: f32) -> u8 {
     nearest(0.5 * (inverse * scale - 1.0)).clamp(0, 7) as u8
 }
 
-struct S;
+/// A coded group: 32 weights of IQ1_S, 16 of IQ1_M. All fields are zero where the weights count as zero.
+#[derive(Default, Clone, Copy)]
+pub struct Shifted {
+    /// Its weights are not all zero.
+    pub coded: bool,
+    /// Least-squares scale.
+    pub scale: f32,
+    /// Index of the point of each eight weights.
+    pub points: [u16; 4],
+    /// Shifted down: 1 in IQ1_S; bit `1 - k` for the `k`-th eight in IQ1_M.
+    pub shifts: u8,
+}
+
+fn largest_scale(groups: &[Shifted]) -> f32 {
+    groups.iter().filter(|g| g.coded).fold(0.0, |largest, g| max(largest, g.scale))
+}
+
+/// How much the errors of a block's weights count in IQ1_S.
+pub fn weighting_s(x: &[f32], importance: Option<&[f32]>) -> [f32; BLOCK] {
+    weighting(x, importance, 2.0, |sigma2, x| (sigma2 + x * x).sqrt())
+}
+
+/// Groups of IQ1_S with all weights below this are not coded.
+pub const ZERO_S: f32 = 1e-12;
+
+/// Writes a block of IQ1_S.
+pub fn pack_s(groups: &[Shifted], out: &mut [u8]) {
+    out.fill(0);
+    for (g, group) in groups.iter().enumerate() {
+        let mut high_bits = 0;
+        for (k, point) in group.points.iter().enumerate() {
+            out[2 + 4 * g + k] = *point as u8;
+            high_bits |= (point >> 8) << (3 * k);
+        }
+        out[34 + 2 * g..][..2].copy_from_slice(&high_bits.to_le_bytes());
+    }
+    let largest = largest_scale(groups);
+    if largest == 0.0 {
+        return;
+    }
+    let d = largest / 15.0;
+    put_half(out, 0, d * 1.125);
+    for (g, group) in groups.iter().enumerate() {
+        out[35 + 2 * g] |= integer(1.0 / d, group.scale) << 4 | group.shifts << 7;
+    }
+}
 
 /// Finds the best of all splits of 32 sorted weights into three runs, shifted up or down.
 /// Returns `(first, second, up, scale)`; `None` if no split has any weight.
@@ -124,46 +171,36 @@ fn best_split(x: &[f32], w: &[f32], order: &[usize; 32], start: f32) -> Option<(
     found.map(|(first, second, up)| (first, second, up, scale))
 }
 
-impl GroupCodes for S {
+fn fit_s(x: &[f32], w: &[f32]) -> Option<Shifted> {
+    let high = largest_magnitude(x);
+    if high < ZERO_S {
+        return None;
+    }
+    let order = ascending(x);
+    let (first, second, mut up, mut scale) = best_split(x, w, &order, high)?;
+    let mut digits = split(&order, first, second);
+    if scale < 0.0 {
+        digits.iter_mut().for_each(|d| *d = 2 - *d);
+        scale = -scale;
+        up = !up;
+    }
+    let mut points = [0; 4];
+    scale = snap(x, w, &digits, scale, |_| if up { &UP } else { &DOWN }, &mut points);
+    Some(Shifted { coded: true, scale, points, shifts: !up as u8 })
+}
+
+struct OfS;
+
+impl GroupCodes for OfS {
     const BYTES: usize = 50;
 
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let weighting = weighting(x, importance, 2.0, |sigma2, x| (sigma2 + x * x).sqrt());
-        out.fill(0);
-        let (mut scales, mut downs, mut largest) = ([0.0; 8], [false; 8], 0.0);
-        for (g, (x, w)) in x.chunks_exact(32).zip(weighting.chunks_exact(32)).enumerate() {
-            let high = largest_magnitude(x);
-            if high < 1e-12 {
-                continue;
-            }
-            let order = ascending(x);
-            let Some((first, second, mut up, mut scale)) = best_split(x, w, &order, high) else { continue };
-            let mut digits = split(&order, first, second);
-            if scale < 0.0 {
-                digits.iter_mut().for_each(|d| *d = 2 - *d);
-                scale = -scale;
-                up = !up;
-            }
-            let mut points = [0; 4];
-            scale = snap(x, w, &digits, scale, |_| if up { &UP } else { &DOWN }, &mut points);
-            let mut high_bits = 0;
-            for (k, point) in points.iter().enumerate() {
-                out[2 + 4 * g + k] = *point as u8;
-                high_bits |= (point >> 8) << (3 * k);
-            }
-            out[34 + 2 * g..][..2].copy_from_slice(&high_bits.to_le_bytes());
-            scales[g] = scale;
-            downs[g] = !up;
-            largest = max(largest, scale);
+        let weighting = weighting_s(x, importance);
+        let mut groups = [Shifted::default(); 8];
+        for (group, (x, w)) in groups.iter_mut().zip(x.chunks_exact(32).zip(weighting.chunks_exact(32))) {
+            *group = fit_s(x, w).unwrap_or_default();
         }
-        if largest == 0.0 {
-            return;
-        }
-        let d = largest / 15.0;
-        put_half(out, 0, d * 1.125);
-        for g in 0..8 {
-            out[35 + 2 * g] |= integer(1.0 / d, scales[g]) << 4 | (downs[g] as u8) << 7;
-        }
+        pack_s(&groups, out);
     }
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -183,8 +220,6 @@ impl GroupCodes for S {
         half_at(block, 0)
     }
 }
-
-struct M;
 
 /// What digits stand for in half `k` of a group: bit `1 - k` of the shifts tells whether that half is shifted down.
 fn levels_of(shifts: u8, k: usize) -> &'static [f32; 3] {
@@ -230,66 +265,84 @@ fn best_split_in_halves(x: &[f32], w: &[f32], order: &[usize; 16], start: f32) -
     found.map(|(first, second, shifts)| (first, second, shifts, scale))
 }
 
-impl GroupCodes for M {
+/// How much the errors of a block's weights count in IQ1_M.
+pub fn weighting_m(x: &[f32], importance: Option<&[f32]>) -> [f32; BLOCK] {
+    weighting(x, importance, 2.0, |_, x| x * x)
+}
+
+/// Groups of IQ1_M with all weights below this are not coded.
+pub const ZERO_M: f32 = 1e-7;
+
+fn fit_m(x: &[f32], w: &[f32]) -> Option<Shifted> {
+    let high = largest_magnitude(x);
+    if high < ZERO_M {
+        return None;
+    }
+    let order = ascending(x);
+    let (first, second, mut shifts, mut scale) = best_split_in_halves(x, w, &order, high)?;
+    let mut digits = split(&order, first, second);
+    if scale < 0.0 {
+        digits.iter_mut().for_each(|d| *d = 2 - *d);
+        scale = -scale;
+        shifts = 3 - shifts;
+    }
+    let mut points = [0; 4];
+    scale = snap(x, w, &digits, scale, |k| levels_of(shifts, k), &mut points);
+    Some(Shifted { coded: true, scale, points, shifts })
+}
+
+/// Writes a block of IQ1_M, whose scale is fitted to the weights once more.
+pub fn pack_m(x: &[f32], weighting: &[f32; BLOCK], groups: &[Shifted], out: &mut [u8]) {
+    out.fill(0);
+    for (g, Shifted { points: [low, high, ..], .. }) in groups.iter().enumerate() {
+        out[2 * g] = *low as u8;
+        out[2 * g + 1] = *high as u8;
+        out[32 + g] = (low >> 8 | high >> 8 << 4) as u8;
+    }
+    let largest = largest_scale(groups);
+    if largest == 0.0 {
+        return;
+    }
+    let mut d = largest / 15.0;
+    let inverse = 1.0 / d;
+    let mut words = [0u16; 4]; // four groups' scales in the lower twelve bits, a quarter of `d` above them
+    let (mut qx, mut q2) = (0.0f32, 0.0f32);
+    for (g, (x, w)) in x.chunks_exact(16).zip(weighting.chunks_exact(16)).enumerate() {
+        let Shifted { scale, points, shifts, .. } = groups[g];
+        let l = integer(inverse, scale);
+        words[g / 4] |= (l as u16) << (3 * (g % 4));
+        out[32 + g] |= (shifts & 1) << 7 | (shifts >> 1) << 3;
+        for (k, (x, w)) in x.chunks_exact(8).zip(w.chunks_exact(8)).enumerate() {
+            let (point, levels) = (&BOOK.points[points[k] as usize], levels_of(shifts, k));
+            for ((&v, &w), &digit) in x.iter().zip(w).zip(point) {
+                let q = levels[digit as usize] * (2 * l + 1) as f32;
+                qx += w * q * v;
+                q2 += w * q * q;
+            }
+        }
+    }
+    if q2 > 0.0 {
+        d = qx / q2;
+    }
+    let d = f16::from_f32(d * 1.1125).to_bits();
+    for (i, word) in words.iter_mut().enumerate() {
+        *word |= (d >> (4 * i) & 15) << 12;
+        out[48 + 2 * i..][..2].copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+struct OfM;
+
+impl GroupCodes for OfM {
     const BYTES: usize = 56;
 
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let weighting = weighting(x, importance, 2.0, |_, x| x * x);
-        out.fill(0);
-        let (mut scales, mut shifts, mut points) = ([0.0; 16], [0u8; 16], [[0u16; 2]; 16]);
-        let mut largest = 0.0;
-        for (g, (x, w)) in x.chunks_exact(16).zip(weighting.chunks_exact(16)).enumerate() {
-            let high = largest_magnitude(x);
-            if high < 1e-7 {
-                continue;
-            }
-            let order = ascending(x);
-            let Some((first, second, mut shift, mut scale)) = best_split_in_halves(x, w, &order, high) else {
-                continue;
-            };
-            let mut digits = split(&order, first, second);
-            if scale < 0.0 {
-                digits.iter_mut().for_each(|d| *d = 2 - *d);
-                scale = -scale;
-                shift = 3 - shift;
-            }
-            scale = snap(x, w, &digits, scale, |k| levels_of(shift, k), &mut points[g]);
-            let [low, high] = points[g];
-            out[2 * g] = low as u8;
-            out[2 * g + 1] = high as u8;
-            out[32 + g] = (low >> 8 | high >> 8 << 4) as u8;
-            scales[g] = scale;
-            shifts[g] = shift;
-            largest = max(largest, scale);
+        let weighting = weighting_m(x, importance);
+        let mut groups = [Shifted::default(); 16];
+        for (group, (x, w)) in groups.iter_mut().zip(x.chunks_exact(16).zip(weighting.chunks_exact(16))) {
+            *group = fit_m(x, w).unwrap_or_default();
         }
-        if largest == 0.0 {
-            return;
-        }
-        let mut d = largest / 15.0;
-        let inverse = 1.0 / d;
-        let mut words = [0u16; 4]; // four groups' scales in the lower twelve bits, a quarter of `d` above them
-        let (mut qx, mut q2) = (0.0f32, 0.0f32);
-        for (g, (x, w)) in x.chunks_exact(16).zip(weighting.chunks_exact(16)).enumerate() {
-            let l = integer(inverse, scales[g]);
-            words[g / 4] |= (l as u16) << (3 * (g % 4));
-            out[32 + g] |= (shifts[g] & 1) << 7 | (shifts[g] >> 1) << 3;
-            for (k, (x, w)) in x.chunks_exact(8).zip(w.chunks_exact(8)).enumerate() {
-                let point = &BOOK.points[points[g][k] as usize];
-                for ((&v, &w), &digit) in x.iter().zip(w).zip(point) {
-                    let q = levels_of(shifts[g], k)[digit as usize] * (2 * l + 1) as f32;
-                    qx += w * q * v;
-                    q2 += w * q * q;
-                }
-            }
-        }
-        if q2 > 0.0 {
-            d = qx / q2;
-        }
-        let d = f16::from_f32(d * 1.1125).to_bits();
-        for (i, word) in words.iter_mut().enumerate() {
-            *word |= (d >> (4 * i) & 15) << 12;
-            out[48 + 2 * i..][..2].copy_from_slice(&word.to_le_bytes());
-        }
+        pack_m(x, &weighting, &groups, out);
     }
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

@@ -9,19 +9,19 @@
 //! A weight is `d * (scale + 0.5) / 4 * MAGNITUDES[digit]`, with its sign. The first two need importance: ggml has
 //! no rule without and refuses; called without, they take all columns as equally important.
 
-use super::codebook::{Codebook, GroupCodes, format, weighting};
+use super::codebook::{Codebook, GroupCodes, format};
 use super::codebook_tables as tables;
-use super::lattice::{Again, Rule, Start, all_signs};
+use super::lattice::{Again, Fitted, Lattice, Start, all_signs};
 use super::scalar::{half_at, put_half};
 use super::{BlockFormat, Importance};
 use std::sync::LazyLock;
 
 /// 2.0625 bits in all.
-pub static IQ2_XXS: BlockFormat = format::<Xxs>("IQ2_XXS", 16, Importance::Required, 3.4e-1);
+pub static IQ2_XXS: BlockFormat = format::<OfXxs>("IQ2_XXS", 16, Importance::Required, 3.4e-1);
 /// 2.3125 bits in all.
-pub static IQ2_XS: BlockFormat = format::<Xs>("IQ2_XS", 17, Importance::Required, 3.0e-1);
+pub static IQ2_XS: BlockFormat = format::<OfXs>("IQ2_XS", 17, Importance::Required, 3.0e-1);
 /// 2.5625 bits in all.
-pub static IQ2_S: BlockFormat = format::<S>("IQ2_S", 22, Importance::Required, 2.6e-1);
+pub static IQ2_S: BlockFormat = format::<OfS>("IQ2_S", 22, Importance::Required, 2.6e-1);
 
 const MAGNITUDES: [f32; 4] = [8., 25., 43., 0.]; // digit 3 occurs in no point
 
@@ -29,7 +29,8 @@ static XXS_BOOK: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&tables::IQ
 static XS_BOOK: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&tables::IQ2_XS, 8, 2, 2, 2));
 static S_BOOK: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&tables::IQ2_S, 8, 2, 2, 1));
 
-const XXS_RULE: Rule = Rule {
+/// The search of IQ2_XXS.
+pub const XXS: Lattice = Lattice {
     book: &XXS_BOOK,
     group: 32,
     digits: 3,
@@ -39,12 +40,32 @@ const XXS_RULE: Rule = Rule {
     zero: 1e-15,
     start: Start::LeastSquares,
     again: Again::All,
+    factor: 1.0,
+    without: |sigma2, x| (sigma2 + x * x).sqrt(),
+    pack: pack_xxs,
 };
 
-const XS_RULE: Rule =
-    Rule { book: &XS_BOOK, group: 16, tries: 9, start: Start::Largest, again: Again::Displaced, ..XXS_RULE };
+/// The search of IQ2_XS.
+pub const XS: Lattice = Lattice {
+    book: &XS_BOOK,
+    group: 16,
+    tries: 9,
+    start: Start::Largest,
+    again: Again::Displaced,
+    pack: pack_xs,
+    ..XXS
+};
 
-const S_RULE: Rule = Rule { book: &S_BOOK, even_signs: false, zero: 1e-8, ..XS_RULE };
+/// The search of IQ2_S.
+pub const S: Lattice = Lattice {
+    book: &S_BOOK,
+    even_signs: false,
+    zero: 1e-8,
+    factor: 2.0,
+    without: |sigma2, x| 0.25 * sigma2 + x * x,
+    pack: pack_s,
+    ..XS
+};
 
 /// `out[j] = scale * magnitude`, with signs, for the eight digits of a packed point.
 fn write_point(point: u16, signs: u8, scale: f32, out: &mut [f32]) {
@@ -59,26 +80,54 @@ fn group_scale(d: f32, bits: u8) -> f32 {
     d * (0.5 + bits as f32) * 0.25
 }
 
-struct Xxs;
+fn pack_xxs(block: &Fitted, out: &mut [u8]) {
+    if block.scale == 0.0 {
+        return;
+    }
+    put_half(out, 0, block.scale);
+    for (g, (group, out)) in block.groups[..8].iter().zip(out[2..].chunks_exact_mut(8)).enumerate() {
+        for (o, p) in out.iter_mut().zip(&group.points[..4]) {
+            *o = *p as u8;
+        }
+        let signs = group.signs.iter().enumerate().fold(0, |all, (k, &s)| all | (s as u32) << (7 * k));
+        out[4..].copy_from_slice(&(signs | (block.integers[g] as u32) << 28).to_le_bytes());
+    }
+}
 
-impl GroupCodes for Xxs {
+fn pack_xs(block: &Fitted, out: &mut [u8]) {
+    if block.scale == 0.0 {
+        return;
+    }
+    put_half(out, 0, block.scale);
+    for (g, group) in block.groups.iter().enumerate() {
+        for k in 0..2 {
+            let code = group.points[k] | (group.signs[k] as u16) << 9;
+            out[2 + 4 * g + 2 * k..][..2].copy_from_slice(&code.to_le_bytes());
+        }
+        out[66 + g / 2] |= block.integers[g] << (4 * (g % 2));
+    }
+}
+
+fn pack_s(block: &Fitted, out: &mut [u8]) {
+    put_half(out, 0, block.scale * 0.9875);
+    for (g, group) in block.groups.iter().enumerate() {
+        for k in 0..2 {
+            let i = 2 * g + k;
+            out[2 + i] = group.points[k] as u8;
+            out[34 + i] = group.signs[k];
+            out[66 + i / 4] |= ((group.points[k] >> 8) as u8) << (2 * (i % 4));
+        }
+        out[74 + g / 2] |= block.integers[g] << (4 * (g % 2));
+    }
+}
+
+struct OfXxs;
+
+impl GroupCodes for OfXxs {
     const BYTES: usize = 66;
 
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let weighting = weighting(x, importance, 1.0, |sigma2, x| (sigma2 + x * x).sqrt());
-        let (groups, d, scales) = XXS_RULE.fit(x, &weighting);
-        out.fill(0);
-        if d == 0.0 {
-            return;
-        }
-        put_half(out, 0, d);
-        for (g, (group, out)) in groups[..8].iter().zip(out[2..].chunks_exact_mut(8)).enumerate() {
-            for (o, p) in out.iter_mut().zip(&group.points[..4]) {
-                *o = *p as u8;
-            }
-            let signs = group.signs.iter().enumerate().fold(0, |all, (k, &s)| all | (s as u32) << (7 * k));
-            out[4..].copy_from_slice(&(signs | (scales[g] as u32) << 28).to_le_bytes());
-        }
+        XXS.quantize(x, importance, out);
     }
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -98,26 +147,13 @@ impl GroupCodes for Xxs {
     }
 }
 
-struct Xs;
+struct OfXs;
 
-impl GroupCodes for Xs {
+impl GroupCodes for OfXs {
     const BYTES: usize = 74;
 
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let weighting = weighting(x, importance, 1.0, |sigma2, x| (sigma2 + x * x).sqrt());
-        let (groups, d, scales) = XS_RULE.fit(x, &weighting);
-        out.fill(0);
-        if d == 0.0 {
-            return;
-        }
-        put_half(out, 0, d);
-        for (g, group) in groups.iter().enumerate() {
-            for k in 0..2 {
-                let code = group.points[k] | (group.signs[k] as u16) << 9;
-                out[2 + 4 * g + 2 * k..][..2].copy_from_slice(&code.to_le_bytes());
-            }
-            out[66 + g / 2] |= scales[g] << (4 * (g % 2));
-        }
+        XS.quantize(x, importance, out);
     }
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -134,25 +170,13 @@ impl GroupCodes for Xs {
     }
 }
 
-struct S;
+struct OfS;
 
-impl GroupCodes for S {
+impl GroupCodes for OfS {
     const BYTES: usize = 82;
 
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        let weighting = weighting(x, importance, 2.0, |sigma2, x| 0.25 * sigma2 + x * x);
-        let (groups, d, scales) = S_RULE.fit(x, &weighting);
-        out.fill(0);
-        put_half(out, 0, d * 0.9875);
-        for (g, group) in groups.iter().enumerate() {
-            for k in 0..2 {
-                let i = 2 * g + k;
-                out[2 + i] = group.points[k] as u8;
-                out[34 + i] = group.signs[k];
-                out[66 + i / 4] |= ((group.points[k] >> 8) as u8) << (2 * (i % 4));
-            }
-            out[74 + g / 2] |= scales[g] << (4 * (g % 2));
-        }
+        S.quantize(x, importance, out);
     }
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

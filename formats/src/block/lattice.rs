@@ -1,33 +1,44 @@
 //! The search of the formats that keep signs apart from magnitudes: IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S.
 //!
 //! Magnitudes, in units of a scale, are odd numbers `2 * digit + 1` and form points of a [`Codebook`]. The formats differ in
-//! few numbers, gathered in [`Rule`]; the arithmetic is that of ggml's five `quantize_row_iq*_impl`.
+//! few numbers, gathered in [`Lattice`]; the arithmetic is that of ggml's five `quantize_row_iq*_impl`. A faster search does
+//! the steps of [`Lattice::quantize`] with a [`Lattice::fit`] of its own.
 
-use super::codebook::{BLOCK, Codebook};
+use super::codebook::{BLOCK, Codebook, weighting};
 use super::search::{max, nearest, positive};
 use std::sync::LazyLock;
 
-/// What distinguishes the five formats' searches.
-pub(super) struct Rule {
-    pub(super) book: &'static LazyLock<Codebook>,
+/// What distinguishes the five formats' quantizers.
+pub struct Lattice {
+    /// The magnitudes.
+    pub book: &'static LazyLock<Codebook>,
     /// Weights that share a scale: 16 or 32.
-    pub(super) group: usize,
+    pub group: usize,
     /// Number of digits.
-    pub(super) digits: i32,
-    /// Scales tried on either side of the first, and their distance in units of half a digit.
-    pub(super) tries: i32,
-    pub(super) step: f32,
+    pub digits: i32,
+    /// Scales tried on either side of the first.
+    pub tries: i32,
+    /// Distance of the scales tried, in units of half a digit.
+    pub step: f32,
     /// An even number of the signs of eight weights are negative, so that seven bits hold them.
-    pub(super) even_signs: bool,
+    pub even_signs: bool,
     /// Groups with all magnitudes below this are not coded.
-    pub(super) zero: f32,
-    pub(super) start: Start,
-    pub(super) again: Again,
+    pub zero: f32,
+    /// Where the search for a scale starts.
+    pub start: Start,
+    /// Which points are chosen again once the best scale is known.
+    pub again: Again,
+    /// Importance is multiplied with `sqrt(factor * mean square of the block + x^2)`.
+    pub factor: f32,
+    /// How much errors count without importance: `without(factor * mean square, x)`.
+    pub without: fn(f32, f32) -> f32,
+    /// Writes a block; its bytes are zero before.
+    pub pack: fn(&Fitted, &mut [u8]),
 }
 
 /// Where the search for a scale starts.
-#[derive(PartialEq)]
-pub(super) enum Start {
+#[derive(PartialEq, Eq, Clone, Copy)]
+pub enum Start {
     /// From the largest magnitude.
     Largest,
     /// From the least-squares scale for plain integers.
@@ -35,8 +46,8 @@ pub(super) enum Start {
 }
 
 /// Which points are chosen again once the best scale is known.
-#[derive(PartialEq)]
-pub(super) enum Again {
+#[derive(PartialEq, Eq, Clone, Copy)]
+pub enum Again {
     /// All.
     All,
     /// All, if any was not at its exact place, or no scale was better than none.
@@ -47,38 +58,65 @@ pub(super) enum Again {
 
 /// A coded group, or one of zeros (all fields zero).
 #[derive(Default, Clone, Copy)]
-pub(super) struct Group {
+pub struct Group {
     /// Its weights are not all zero.
-    pub(super) coded: bool,
-    scale: f32,
+    pub coded: bool,
+    /// Least-squares scale.
+    pub scale: f32,
     /// Index of the point of each `dims` weights.
-    pub(super) points: [u16; 8],
+    pub points: [u16; 8],
     /// Negative signs of each eight weights, first in the lowest bit.
-    pub(super) signs: [u8; 4],
+    pub signs: [u8; 4],
 }
 
-impl Rule {
-    /// Codes a block: its groups, the block's scale (0 if nothing is coded) and the groups' scales as integers `l`
-    /// that stand for `2 * l + 1`.
-    pub(super) fn fit(&self, x: &[f32], weighting: &[f32; BLOCK]) -> ([Group; 16], f32, [u8; 16]) {
-        let mut groups = [Group::default(); 16];
-        let mut largest = 0.0;
-        for (g, (x, w)) in x.chunks_exact(self.group).zip(weighting.chunks_exact(self.group)).enumerate() {
-            if let Some(group) = self.fit_group(x, w) {
-                groups[g] = group;
-                largest = max(largest, group.scale);
-            }
-        }
-        let mut integers = [0; 16];
+/// A block before it is packed.
+pub struct Fitted {
+    /// Entries beyond the block's groups are zero.
+    pub groups: [Group; 16],
+    /// The block's scale; 0 if nothing is coded.
+    pub scale: f32,
+    /// The groups' scales, `l` for `2 * l + 1` times the block's.
+    pub integers: [u8; 16],
+}
+
+impl Fitted {
+    /// The block's scale for its groups'.
+    pub fn new(groups: [Group; 16]) -> Fitted {
+        let largest = groups.iter().filter(|g| g.coded).fold(0.0, |largest, g| max(largest, g.scale));
+        let mut fitted = Fitted { groups, scale: 0.0, integers: [0; 16] };
         if largest == 0.0 {
-            return (groups, 0.0, integers);
+            return fitted;
         }
-        let scale = largest / 31.0;
-        let inverse = 1.0 / scale;
-        for (integer, group) in integers.iter_mut().zip(&groups) {
+        fitted.scale = largest / 31.0;
+        let inverse = 1.0 / fitted.scale;
+        for (integer, group) in fitted.integers.iter_mut().zip(&groups) {
             *integer = nearest(0.5 * (inverse * group.scale - 1.0)).clamp(0, 15) as u8;
         }
-        (groups, scale, integers)
+        fitted
+    }
+}
+
+impl Lattice {
+    /// Quantizes a block.
+    pub(super) fn quantize(&self, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let fitted = self.fit(x, &self.weighting(x, importance));
+        out.fill(0);
+        (self.pack)(&fitted, out);
+    }
+
+    /// How much the errors of a block's weights count.
+    pub fn weighting(&self, x: &[f32], importance: Option<&[f32]>) -> [f32; BLOCK] {
+        weighting(x, importance, self.factor, self.without)
+    }
+
+    /// Codes a block.
+    fn fit(&self, x: &[f32], weighting: &[f32; BLOCK]) -> Fitted {
+        let mut groups = [Group::default(); 16];
+        for (group, (x, w)) in groups.iter_mut().zip(x.chunks_exact(self.group).zip(weighting.chunks_exact(self.group)))
+        {
+            *group = self.fit_group(x, w).unwrap_or_default();
+        }
+        Fitted::new(groups)
     }
 
     /// `None` for groups that count as zero.
@@ -182,7 +220,7 @@ impl Rule {
 
     /// Splits eight weights into magnitudes and signs. Where the number of negative ones must be even and is odd, the one that
     /// matters least changes its sign: its magnitude becomes negative.
-    fn signs(&self, x: &[f32], w: &[f32], magnitudes: &mut [f32]) -> u8 {
+    pub fn signs(&self, x: &[f32], w: &[f32], magnitudes: &mut [f32]) -> u8 {
         let mut signs = 0u8;
         for (i, (m, &v)) in magnitudes.iter_mut().zip(x).enumerate() {
             let positive = v >= 0.0;

@@ -8,11 +8,11 @@ mod codebook;
 pub mod codebook_tables;
 mod few_bits;
 mod float;
-mod fp4;
+pub mod fp4;
 mod integer;
-mod iq1;
-mod iq2;
-mod iq3;
+pub mod iq1;
+pub mod iq2;
+pub mod iq3;
 mod iq4;
 mod k_affine;
 mod k_symmetric;
@@ -59,6 +59,12 @@ pub static ALL: &[&BlockFormat] = &[
 ];
 
 pub use float::{BF16, F16, F32};
+
+/// The quantizers of the codebook formats in their steps, for faster searches that give the same bytes.
+pub mod codebooks {
+    pub use super::codebook::{BLOCK, Codebook};
+    pub use super::lattice::{Again, Fitted, Group, Lattice, Start};
+}
 
 /// Quantizes one row: weights, optional importance (one non-negative number per column), packed bytes out.
 ///
