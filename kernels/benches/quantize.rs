@@ -1,6 +1,7 @@
 //! How fast rows are quantized: Mweights/s, GB/s of floats read, and the ratio to the scalar reference.
 //!
-//! `cargo bench -p qconv-kernels --bench quantize [-- FORMAT]`. The bytes are checked first. One thread.
+//! `cargo bench -p qconv-kernels --bench quantize [-- FORMAT]`. The bytes are checked first. One thread, and each instruction
+//! set that this CPU has.
 
 mod common;
 
@@ -24,7 +25,8 @@ fn main() {
     let mut criterion = common::criterion();
     let weights: Vec<f32> = floats(ROWS * COLS, 1).iter().map(|x| 0.03 * x).collect();
     let importance: Vec<f32> = weights[..COLS].iter().map(|x| x * x).collect();
-    let asked = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+    // Criterion's options may have values: what names a format is the filter.
+    let asked = std::env::args().skip(1).find(|a| BlockFormat::by_name(a).is_some());
     println!("{:<8} {:>10} {:>10} {:>8} {:>9} {:>7}", "format", "importance", "isa", "Mw/s", "GB/s", "x scalar");
     for format in block::ALL.iter().filter(|f| f.block_weights > 1) {
         let Some(scalar) = format.quantize else { continue };

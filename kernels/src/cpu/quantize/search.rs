@@ -1,24 +1,22 @@
-//! The searches for scales and minimums, eight groups of weights side by side.
+//! The searches for scales and minimums, groups of weights side by side.
 //!
-//! `x[i]` holds element `i` of eight groups, one per lane; every lane goes through the additions of the scalar reference
+//! `x[i]` holds element `i` of as many groups, one per lane; every lane goes through the additions of the scalar reference
 //! (`formats/src/block/search.rs`) in its order, so that each rounding falls the same way. Branches became masks.
 //!
 //! Codes are floats here: integers below 2^22 are exact. Where a position on the grid could leave that range a search
 //! gives up (`None`), and its caller takes the scalar path.
 
-use super::lanes::{Floats, Mask, Table};
-use crate::cpu::Avx2;
+use super::lanes::{Lanes, Mask, Table};
 
 /// Below this magnitude a group counts as all zero.
 pub(super) const ALL_ZERO: f32 = 1e-15;
-/// Positions up to here are rounded right by [`Floats::nearest`].
+/// Positions up to here are rounded right by [`Lanes::nearest`].
 const SAFE: f32 = 4e6;
 
 /// The first weight of largest magnitude in each lane, with its sign; 0 if there is none above 0.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn extreme<const N: usize>(isa: Avx2, x: &[Floats; N]) -> Floats {
-    let mut magnitude = Floats::all(isa, 0.0);
+#[inline(always)]
+pub(super) fn extreme<F: Lanes, const N: usize>(isa: F::Isa, x: &[F; N]) -> F {
+    let mut magnitude = F::all(isa, 0.0);
     let mut signed = magnitude;
     for &v in x {
         let larger = v.abs().greater(magnitude);
@@ -29,30 +27,32 @@ pub(super) fn extreme<const N: usize>(isa: Avx2, x: &[Floats; N]) -> Floats {
 }
 
 /// Sum in each lane, in the elements' order, from zero.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn sum<const N: usize>(isa: Avx2, x: &[Floats; N]) -> Floats {
-    x.iter().fold(Floats::all(isa, 0.0), |s, &v| s + v)
+#[inline(always)]
+pub(super) fn sum<F: Lanes, const N: usize>(isa: F::Isa, x: &[F; N]) -> F {
+    let mut sum = F::all(isa, 0.0);
+    for &v in x {
+        sum = sum + v;
+    }
+    sum
 }
 
 /// What the symmetric searches find.
-pub(super) struct Symmetric {
+pub(super) struct Symmetric<F: Lanes> {
     /// Least-squares scale.
-    pub(super) scale: Floats,
+    pub(super) scale: F,
     /// Codes are `nearest(inverse * x)`, clamped, plus half; see `flat`.
-    pub(super) inverse: Floats,
+    pub(super) inverse: F,
     /// All (nearly) zero: all codes are 0.
-    pub(super) flat: Mask,
+    pub(super) flat: F::Mask,
 }
 
 /// `x ~ scale * (code - half)`, codes in `0 .. 2 * half`: 19 candidates.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn symmetric<const N: usize>(isa: Avx2, x: &[Floats; N], w: &[Floats; N], half: f32) -> Symmetric {
-    let zero = Floats::all(isa, 0.0);
+#[inline(always)]
+pub(super) fn symmetric<F: Lanes, const N: usize>(isa: F::Isa, x: &[F; N], w: &[F; N], half: f32) -> Symmetric<F> {
+    let zero = F::all(isa, 0.0);
     let extreme = extreme(isa, x);
-    let flat = extreme.abs().less(Floats::all(isa, ALL_ZERO));
-    let (lowest, highest) = (Floats::all(isa, -half), Floats::all(isa, half - 1.0));
+    let flat = extreme.abs().less(F::all(isa, ALL_ZERO));
+    let (lowest, highest) = (F::all(isa, -half), F::all(isa, half - 1.0));
     let mut wx = [zero; N];
     for i in 0..N {
         wx[i] = w[i] * x[i];
@@ -61,7 +61,7 @@ pub(super) fn symmetric<const N: usize>(isa: Avx2, x: &[Floats; N], w: &[Floats;
     let mut best = zero;
     for step in std::iter::once(0).chain((-9..=9).filter(|&s| s != 0)) {
         let factor = if step == 0 { -half } else { -(half + 0.1 * step as f32) };
-        let inverse = zero.or_else(flat, Floats::all(isa, factor) / extreme);
+        let inverse = zero.or_else(flat, F::all(isa, factor) / extreme);
         let (mut lx, mut l2) = (zero, zero);
         for i in 0..N {
             let l = (inverse * x[i]).nearest().min(highest).max(lowest);
@@ -85,50 +85,62 @@ pub(super) fn symmetric<const N: usize>(isa: Avx2, x: &[Floats; N], w: &[Floats;
 }
 
 /// As [`symmetric`] with weights `x^2`, improving one code after the other; 16 weights, `half` 4. Also returns the codes.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn symmetric_by_descent(isa: Avx2, x: &[Floats; 16]) -> (Floats, [Floats; 16]) {
-    let zero = Floats::all(isa, 0.0);
-    let (lowest, highest) = (Floats::all(isa, -4.0), Floats::all(isa, 3.0));
-    let extreme = extreme(isa, x);
-    let flat = extreme.abs().less(Floats::all(isa, ALL_ZERO));
-    let inverse = zero.or_else(flat, lowest / extreme);
-    let mut levels = [zero; 16];
-    let (mut lx, mut l2) = (zero, zero);
+///
+/// Each step waits for the last, through a division: so two sets of groups go through them together.
+#[inline(always)]
+pub(super) fn symmetric_by_descent<F: Lanes>(isa: F::Isa, x: &[[F; 16]; 2]) -> ([F; 2], [[F; 16]; 2]) {
+    let zero = F::all(isa, 0.0);
+    let (lowest, highest) = (F::all(isa, -4.0), F::all(isa, 3.0));
+    let mut levels = [[zero; 16]; 2];
+    let (mut lx, mut l2) = ([zero; 2], [zero; 2]);
+    let (mut flat, mut inverse) = ([zero.differs(zero); 2], [zero; 2]);
+    for c in 0..2 {
+        let extreme = extreme(isa, &x[c]);
+        flat[c] = extreme.abs().less(F::all(isa, ALL_ZERO));
+        inverse[c] = zero.or_else(flat[c], lowest / extreme);
+    }
     for i in 0..16 {
-        let l = (inverse * x[i]).nearest().min(highest).max(lowest);
-        let w = x[i] * x[i];
-        levels[i] = l;
-        lx = lx + w * x[i] * l;
-        l2 = l2 + w * l * l;
+        for c in 0..2 {
+            let v = x[c][i];
+            let l = (inverse[c] * v).nearest().min(highest).max(lowest);
+            let w = v * v;
+            levels[c][i] = l;
+            lx[c] = lx[c] + w * v * l;
+            l2[c] = l2[c] + w * l * l;
+        }
     }
     // A lane that no longer changes stays as it is in further rounds.
     for _ in 0..5 {
         let mut changed = false;
         for i in 0..16 {
-            let (v, old) = (x[i], levels[i]);
-            let w = v * v;
-            let without_lx = lx - w * v * old;
-            let without_l2 = l2 - w * old * old;
-            let new = (v * without_l2 / without_lx).nearest_anyhow().min(highest).max(lowest);
-            let with_lx = without_lx + w * v * new;
-            let with_l2 = without_l2 + w * new * new;
-            let better = without_lx.greater(zero)
-                & new.differs(old)
-                & with_l2.greater(zero)
-                & (with_lx * with_lx * l2).greater(lx * lx * with_l2);
-            levels[i] = new.or_else(better, old);
-            lx = with_lx.or_else(better, lx);
-            l2 = with_l2.or_else(better, l2);
-            changed |= better.any();
+            for c in 0..2 {
+                let (v, old) = (x[c][i], levels[c][i]);
+                let w = v * v;
+                let without_lx = lx[c] - w * v * old;
+                let without_l2 = l2[c] - w * old * old;
+                let new = (v * without_l2 / without_lx).nearest_anyhow().min(highest).max(lowest);
+                let with_lx = without_lx + w * v * new;
+                let with_l2 = without_l2 + w * new * new;
+                let better = without_lx.greater(zero)
+                    & new.differs(old)
+                    & with_l2.greater(zero)
+                    & (with_lx * with_lx * l2[c]).greater(lx[c] * lx[c] * with_l2);
+                levels[c][i] = new.or_else(better, old);
+                lx[c] = with_lx.or_else(better, lx[c]);
+                l2[c] = with_l2.or_else(better, l2[c]);
+                changed |= better.any();
+            }
         }
         if !changed {
             break;
         }
     }
-    let scale = (lx / l2).or_else(l2.greater(zero) & !flat, zero);
-    for level in &mut levels {
-        *level = zero.or_else(flat, *level - lowest);
+    let mut scale = [zero; 2];
+    for c in 0..2 {
+        scale[c] = (lx[c] / l2[c]).or_else(l2[c].greater(zero) & !flat[c], zero);
+        for level in &mut levels[c] {
+            *level = zero.or_else(flat[c], *level - lowest);
+        }
     }
     (scale, levels)
 }
@@ -146,29 +158,28 @@ impl Sweep {
 }
 
 /// What [`affine`] finds.
-pub(super) struct Affine {
+pub(super) struct Affine<F> {
     /// Scale.
-    pub(super) scale: Floats,
+    pub(super) scale: F,
     /// Minimum, to be subtracted.
-    pub(super) minimum: Floats,
+    pub(super) minimum: F,
     /// Codes are `nearest(inverse * (x - start))`, clamped; zero where all weights are alike.
-    pub(super) inverse: Floats,
+    pub(super) inverse: F,
     /// See `inverse`.
-    pub(super) start: Floats,
+    pub(super) start: F,
 }
 
 /// `x ~ scale * code - minimum`, codes in `0 ..= top`. `ABSOLUTE`: errors count by magnitude instead of square.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn affine<const N: usize, const ABSOLUTE: bool>(
-    isa: Avx2,
-    x: &[Floats; N],
-    w: &[Floats; N],
+#[inline(always)]
+pub(super) fn affine<F: Lanes, const N: usize, const ABSOLUTE: bool>(
+    isa: F::Isa,
+    x: &[F; N],
+    w: &[F; N],
     top: f32,
     sweep: &Sweep,
-) -> Option<Affine> {
-    let zero = Floats::all(isa, 0.0);
-    let highest = Floats::all(isa, top);
+) -> Option<Affine<F>> {
+    let zero = F::all(isa, 0.0);
+    let highest = F::all(isa, top);
     let (mut low, mut high) = (x[0], x[0]);
     let mut sum_w = w[0];
     let mut sum_x = sum_w * x[0];
@@ -185,23 +196,23 @@ pub(super) fn affine<const N: usize, const ABSOLUTE: bool>(
     // The first candidate, whose codes nobody sums up.
     let inverse = zero.or_else(flat, highest / (high - low));
     safe(isa, inverse, low, lowest_weight, high)?;
-    let mut found = Affine { scale: Floats::all(isa, 1.0) / inverse, minimum: low, inverse, start: low };
+    let mut found = Affine { scale: F::all(isa, 1.0) / inverse, minimum: low, inverse, start: low };
     let mut trial = [zero; N];
     for i in 0..N {
         trial[i] = (inverse * (x[i] - low)).nearest().min(highest).max(zero);
     }
-    let mut best = error::<N, ABSOLUTE>(zero, x, w, &trial, found.scale, low);
+    let mut best = error::<F, N, ABSOLUTE>(zero, x, w, &trial, found.scale, low);
 
     for i in 0..=sweep.last {
         let start = found.minimum;
         let factor = sweep.from + sweep.step * i as f32 + top;
-        let inverse = zero.or_else(flat, Floats::all(isa, factor) / (high - start));
+        let inverse = zero.or_else(flat, F::all(isa, factor) / (high - start));
         safe(isa, inverse, start, lowest_weight, high)?;
         // The highest weight lies at `factor`: below half a step over the top, nothing needs clamping there.
         let [sum_l, sum_l2, sum_xl] = if factor < top + 0.45 {
-            sums::<N, false>(zero, x, w, inverse, start, highest, &mut trial)
+            sums::<F, N, false>(zero, x, w, inverse, start, highest, &mut trial)
         } else {
-            sums::<N, true>(zero, x, w, inverse, start, highest, &mut trial)
+            sums::<F, N, true>(zero, x, w, inverse, start, highest, &mut trial)
         };
         let determinant = sum_w * sum_l2 - sum_l * sum_l;
         let mut scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
@@ -209,7 +220,7 @@ pub(super) fn affine<const N: usize, const ABSOLUTE: bool>(
         let positive = minimum.greater(zero);
         minimum = zero.or_else(positive, minimum);
         scale = (sum_xl / sum_l2).or_else(positive, scale);
-        let this = error::<N, ABSOLUTE>(zero, x, w, &trial, scale, minimum);
+        let this = error::<F, N, ABSOLUTE>(zero, x, w, &trial, scale, minimum);
         let better = determinant.greater(zero) & this.less(best) & !flat;
         best = this.or_else(better, best);
         found.scale = scale.or_else(better, found.scale);
@@ -223,17 +234,16 @@ pub(super) fn affine<const N: usize, const ABSOLUTE: bool>(
 }
 
 /// The codes of one candidate, and their sums: of `w l`, `w l^2`, `w l x`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sums<const N: usize, const CLAMP: bool>(
-    zero: Floats,
-    x: &[Floats; N],
-    w: &[Floats; N],
-    inverse: Floats,
-    start: Floats,
-    highest: Floats,
-    trial: &mut [Floats; N],
-) -> [Floats; 3] {
+#[inline(always)]
+fn sums<F: Lanes, const N: usize, const CLAMP: bool>(
+    zero: F,
+    x: &[F; N],
+    w: &[F; N],
+    inverse: F,
+    start: F,
+    highest: F,
+    trial: &mut [F; N],
+) -> [F; 3] {
     let mut sums = [zero; 3];
     for i in 0..N {
         let mut l = (inverse * (x[i] - start)).nearest();
@@ -249,24 +259,22 @@ fn sums<const N: usize, const CLAMP: bool>(
 }
 
 /// Whether the positions `inverse * (x - start)` stay in the range of the float rounding: they are monotone in `x`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn safe(isa: Avx2, inverse: Floats, start: Floats, low: Floats, high: Floats) -> Option<()> {
-    let limit = Floats::all(isa, SAFE);
+#[inline(always)]
+fn safe<F: Lanes>(isa: F::Isa, inverse: F, start: F, low: F, high: F) -> Option<()> {
+    let limit = F::all(isa, SAFE);
     let inside = (inverse * (low - start)).abs().less(limit) & (inverse * (high - start)).abs().less(limit);
     (!(!inside).any()).then_some(())
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn error<const N: usize, const ABSOLUTE: bool>(
-    zero: Floats,
-    x: &[Floats; N],
-    w: &[Floats; N],
-    levels: &[Floats; N],
-    scale: Floats,
-    minimum: Floats,
-) -> Floats {
+#[inline(always)]
+fn error<F: Lanes, const N: usize, const ABSOLUTE: bool>(
+    zero: F,
+    x: &[F; N],
+    w: &[F; N],
+    levels: &[F; N],
+    scale: F,
+    minimum: F,
+) -> F {
     let mut sum = zero;
     for i in 0..N {
         let difference = scale * levels[i] + minimum - x[i];
@@ -292,22 +300,21 @@ pub(super) const EDGES: Table = {
 };
 
 /// Least-squares scale of `x ~ scale * LEVELS[code]`: 16 candidates.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn codebook(isa: Avx2, x: &[Floats; 32], w: &[Floats; 32]) -> Floats {
-    let zero = Floats::all(isa, 0.0);
-    let lowest = Floats::all(isa, LEVELS.0[0]);
+#[inline(always)]
+pub(super) fn codebook<F: Lanes>(isa: F::Isa, x: &[F; 32], w: &[F; 32]) -> F {
+    let zero = F::all(isa, 0.0);
+    let lowest = F::all(isa, LEVELS.0[0]);
     let extreme = extreme(isa, x);
-    let flat = extreme.abs().less(Floats::all(isa, ALL_ZERO));
-    let divided = |by: f32| zero.or_else(flat, Floats::all(isa, by) / extreme);
+    let flat = extreme.abs().less(F::all(isa, ALL_ZERO));
 
     // The first candidate lies on the other side of zero.
-    let inverse = zero.or_else(flat, Floats::all(isa, 1.0) / (extreme.negate() / lowest));
+    let inverse = zero.or_else(flat, F::all(isa, 1.0) / (extreme.negate() / lowest));
     let (mut qx, mut q2) = (zero, zero);
     // For the others, which differ by a ninth while edges differ by a fifth, each weight meets at most one edge:
     // it is on one level or on the next.
-    let (small, large) = (divided(7.0 + LEVELS.0[0]), divided(-7.0 + LEVELS.0[0]));
-    let half = Floats::all(isa, 0.5);
+    let small = zero.or_else(flat, F::all(isa, 7.0 + LEVELS.0[0]) / extreme);
+    let large = zero.or_else(flat, F::all(isa, -7.0 + LEVELS.0[0]) / extreme);
+    let half = F::all(isa, 0.5);
     let (mut below, mut above, mut edge) = ([zero; 32], [zero; 32], [zero; 32]);
     for i in 0..32 {
         let (_, q) = (inverse * x[i]).on_grid(&EDGES, &LEVELS);
@@ -321,7 +328,7 @@ pub(super) fn codebook(isa: Avx2, x: &[Floats; 32], w: &[Floats; 32]) -> Floats 
     let mut scale = (qx / q2).or_else(q2.greater(zero), zero);
     let mut best = scale * qx;
     for step in -7..=7 {
-        let inverse = divided(step as f32 + LEVELS.0[0]);
+        let inverse = zero.or_else(flat, F::all(isa, step as f32 + LEVELS.0[0]) / extreme);
         let (mut qx, mut q2) = (zero, zero);
         for i in 0..32 {
             let q = above[i].or_else((inverse * x[i]).at_least(edge[i]), below[i]);
