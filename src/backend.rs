@@ -199,9 +199,7 @@ pub fn with<T: Task>(args: BackendArgs, sizes: &Sizes, ui: &Ui, task: T) -> anyh
     let unable = only_on_the_cpu(&args);
     match (args.backend, unable) {
         (Choice::Cpu, _) if args.gpu_layers.is_some_and(|n| n > 0) => {
-            return Err(caller(
-                "--gpu-layers puts layers on a card, which --backend cpu does without; leave one of them out",
-            ));
+            return Err(caller("--gpu-layers puts layers on a card; use --backend cuda (or auto) with it"));
         }
         (Choice::Cuda, Some(why)) => return Err(caller(why)),
         // Asked for by an option: no need to tell why.

@@ -11,6 +11,7 @@ pub mod allocate;
 pub mod arch;
 pub mod backend;
 pub mod calibrate;
+pub mod card;
 pub mod cli;
 pub mod command;
 pub mod compare;

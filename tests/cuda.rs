@@ -149,8 +149,25 @@ fn bench_and_calibrate_run() {
     let Some((json, _)) = ok(&bench, &[]) else { return };
     let records: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(records[0]["backend"].as_str().unwrap().starts_with("cuda (stand-in on the CPU"), "{json}");
-    let (table, _) = ok(&[&bench[..6], &["-r", "1", "--kernels", "--backend", "cuda"]].concat(), &[]).unwrap();
-    assert!(table.contains("norm_rms") && table.contains("launches"), "{table}");
+    assert_eq!(records[0]["stand_in"], true);
+    assert!(records[0]["read_bandwidth"].as_f64().unwrap() > 0.1, "{json}");
+    for test in records[0]["tests"].as_array().unwrap() {
+        assert!(test["tokens_per_second"].as_f64().unwrap() > 0.0, "{json}");
+        let generation = test["test"] == "tg4";
+        assert_eq!(test["bandwidth_share"].as_f64().is_some_and(|s| s > 0.0), generation, "{json}");
+    }
+    // What the stand-in's management library tells, and that it tells nothing.
+    let card = &records[0]["card"];
+    assert!(card["peak_memory_bytes"].as_u64().unwrap() > 1_000_000, "the weights: {json}");
+    assert_eq!((card["peak_watts"].as_f64(), card["busy"].as_f64()), (Some(12.345), Some(0.5)), "{json}");
+    let run = ["run", arg(&model), "-p", "x", "-n", "2", "--backend", "cuda"];
+    for (nvml, said) in [("1", "12 W on average, 12 W at most, busy 50%"), ("0", "not available: libnvidia-ml.so.1")] {
+        let (_, told) = ok(&run, &[("QCONV_STAND_IN_NVML", nvml)]).unwrap();
+        assert!(told.contains(said), "{told}");
+    }
+    let (table, told) = ok(&[&bench[..6], &["-r", "1", "--kernels", "--backend", "cuda"]].concat(), &[]).unwrap();
+    assert!(table.contains("norm_rms") && table.contains("argmax") && table.contains("launches"), "{table}");
+    assert!(told.contains("times of the stand-in"), "{told}");
     let text = fixture("texts/prose.txt");
     let matrix = |backend| {
         let out = scratch.path().join(format!("{backend}.gguf"));

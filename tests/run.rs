@@ -178,13 +178,33 @@ fn token_files_that_are_none_are_refused() {
 #[test]
 fn what_cannot_be_done_says_what_can() {
     let model = fixture("models/stories260k");
-    fails(&[&model, "-p", "x", "--backend", "cuda"], 2, "--backend cpu");
     fails(&[&model, "-p", "x", "--temp", "-1"], 2, "--temp");
     fails(&[&model, "-p", "x", "--top-p", "1.5"], 2, "--top-p");
     fails(&[&model], 2, "-p TEXT");
     fails(&[&model, "-p", "x", "--chat"], 1, "tokenizer.chat_template");
     fails(&["/nowhere/model.gguf", "-p", "x"], 2, "/nowhere/model.gguf");
     fails(&[&model, "-p", "x", "--ctx", "4000000000"], 1, "memory");
+}
+
+/// `--backend cuda` computes where there is a card, and says why where there is none.
+#[test]
+fn a_card_is_used_where_there_is_one() {
+    let model = fixture("models/stories260k");
+    let args = [model.as_str(), "-p", "Once upon a time", "-n", "8", "--temp", "0", "--backend"];
+    let cuda = [&args[..], &["cuda"]].concat();
+    match qconv_kernels::cuda::Cuda::new(Default::default()) {
+        Ok(card) => {
+            let out = run(&cuda);
+            assert_eq!(text(&out), text(&run(&[&args[..], &["cpu"]].concat())));
+            let name = qconv_kernels::Backend::name(&card);
+            assert!(stderr(&out).contains(&format!("backend     {name}")), "{}", stderr(&out));
+        }
+        Err(why) => {
+            assert!(matches!(why, qconv_kernels::Error::Unavailable(_)), "{why}");
+            fails(&cuda, 2, &why.to_string());
+            fails(&cuda, 2, "--backend cpu");
+        }
+    }
 }
 
 /// A copy of stories260k with a chat template.

@@ -117,6 +117,9 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
+/// Tells the seconds since it was started, once all that was asked for until then is done.
+pub type Stopwatch<'a> = Box<dyn FnOnce() -> Result<f64> + 'a>;
+
 /// What a device did while it was watched.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DeviceUse {
@@ -175,6 +178,12 @@ pub trait Backend {
     /// Times since [`Backend::start_profile`], longest first, and ends taking them. Empty where the backend takes none.
     fn kernel_times(&self) -> Result<Vec<KernelTime>> {
         Ok(Vec::new())
+    }
+
+    /// Starts a stopwatch behind what was asked for so far: the device's own clock, where it has one.
+    fn stopwatch(&self) -> Result<Stopwatch<'_>> {
+        let start = std::time::Instant::now();
+        Ok(Box::new(move || Ok(start.elapsed().as_secs_f64())))
     }
 
     /// Begins to watch the device's memory, power and utilization; see [`Backend::device_use`].

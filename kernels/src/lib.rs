@@ -10,5 +10,5 @@ pub mod split;
 
 pub use backend::{
     ARGMAX_LIMIT, Activation, Attention, Backend, CacheShape, DeviceUse, Error, KernelTime, Norm, Product, Result,
-    Rope, RopeStyle,
+    Rope, RopeStyle, Stopwatch,
 };

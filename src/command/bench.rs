@@ -2,6 +2,7 @@
 
 use super::Run;
 use crate::backend::{self, BackendArgs, Sizes, Task};
+use crate::card::Card;
 use crate::engine::{self, Engine, MemoryPlan, Rate, Tests};
 use crate::error::caller;
 use crate::model::Model;
@@ -9,7 +10,7 @@ use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
-use qconv_kernels::Backend;
+use qconv_kernels::{Backend, cuda};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -28,7 +29,10 @@ of all (--parallel). GB/s counts the bytes of weights that one token needs (the 
 the share is that of the machine's read bandwidth, measured in the same run. Beside it stands how fast the same products
 are with weights in the cache: where that is below the bandwidth, arithmetic is the bound and not memory. For prompts of
 models with block-quantized layers the share is that of the multiply-adds of 8-bit integers that the processor's dot
-product does when it does nothing else (VNNI with AVX-512).")]
+product does when it does nothing else (VNNI with AVX-512).
+
+On a card (--backend cuda) times are those of its own clock, the bandwidth is that of a copy within its memory (bytes read and
+written), and --kernels tells the time of each kernel.")]
 pub struct Bench {
     /// GGUF files or Hugging Face folders
     #[arg(required = true)]
@@ -121,6 +125,11 @@ pub struct Record {
     pub load_seconds: f64,
     /// Highest resident memory of the process, in bytes, mapped file pages included.
     pub peak_memory: Option<u64>,
+    /// What the card did from loading to the last test.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card: Option<Card>,
+    /// The figures are of the stand-in for a driver that tests run on: they tell nothing of any card.
+    pub stand_in: bool,
 }
 
 /// One test of a model.
@@ -178,6 +187,9 @@ impl Run for Bench {
         if self.kernels {
             kernel_table(&records).print_as(self.style.table());
         }
+        for r in records.iter().filter(|r| r.stand_in) {
+            ui.note(format!("{}: these are times of the stand-in for a card's driver; they tell nothing of any card", r.name));
+        }
         if self.style.table() == Style::Plain {
             for r in &records {
                 let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
@@ -193,6 +205,9 @@ impl Run for Bench {
                     r.peak_memory.map_or("unknown".into(), ui::bytes),
                     r.backend
                 ));
+                if let Some(card) = &r.card {
+                    ui.note(format!("{}: the card: {card}", r.name));
+                }
             }
         }
         Ok(())
@@ -266,6 +281,7 @@ impl Task for Measure<'_> {
 
     fn run<B: Backend>(self, backend: &B) -> Result<Record> {
         engine::memory::reset_peak();
+        backend.watch_device();
         let started = std::time::Instant::now();
         let mut warnings = Vec::new();
         let model = Model::open(self.path, &mut warnings)?;
@@ -282,7 +298,7 @@ impl Task for Measure<'_> {
             self.ui.note(plan.to_string());
         }
         let speeds = tests.iter().map(|t| Ok((t, engine::speed(&loaded, t)?))).collect::<Result<Vec<_>>>()?;
-        let peak_memory = engine::memory::peak();
+        let (peak_memory, card) = (engine::memory::peak(), Card::of(backend));
         let read_bandwidth = backend.read_bandwidth();
         // Bounds of the processor; a card's products would have to be waited for.
         let integer_peak = backend.integer_peak();
@@ -326,6 +342,8 @@ impl Task for Measure<'_> {
             integer_peak,
             load_seconds,
             peak_memory,
+            card,
+            stand_in: backend.name().contains(cuda::STAND_IN),
         })
     }
 }

@@ -157,6 +157,7 @@ impl Task for Job<'_> {
 
     fn run<B: Backend>(self, backend: &B) -> anyhow::Result<()> {
         let Job { args, sampling, model, ui, start } = self;
+        backend.watch_device();
         let mut warnings = Vec::new();
         let engine = Engine::load(backend, &model, &mut warnings)?;
         warnings.into_iter().for_each(|w| ui.warn(w));

@@ -6,7 +6,6 @@ use super::session::SessionOptions;
 use super::weights::Engine;
 use crate::error::caller;
 use qconv_kernels::Backend;
-use std::time::Instant;
 
 /// Tokens per second over several repetitions.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -105,7 +104,7 @@ fn measure<B: Backend>(
     }
     let mut once = |tokens: &[u32]| -> anyhow::Result<f64> {
         session.truncate(depth);
-        let start = Instant::now();
+        let stopwatch = engine.backend().stopwatch()?;
         for part in tokens.chunks(step * sequences) {
             session.feed_each(part, sequences)?;
             if sequences == 1 {
@@ -115,7 +114,7 @@ fn measure<B: Backend>(
                 std::hint::black_box(session.logits(0..sequences)?);
             }
         }
-        Ok(tokens.len() as f64 / start.elapsed().as_secs_f64())
+        Ok(tokens.len() as f64 / stopwatch()?)
     };
     once(&tokens[..tokens.len().min(4 * step * sequences)])?;
     let samples = (0..repetitions.max(1)).map(|_| once(&tokens)).collect::<anyhow::Result<_>>()?;

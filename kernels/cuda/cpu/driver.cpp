@@ -4,7 +4,7 @@
 //    allocations. Streams run at once, in the order of the calls; a stream that captures keeps the calls in a graph.
 // 2. As in CUDA, a kernel that failed leaves the context unusable: all later calls give the same error.
 // 3. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB) make
-//    devices that qconv has to refuse.
+//    devices that qconv has to refuse. QCONV_STAND_IN_NVML=0: the management library does not start.
 #include "runtime.h"
 #include <chrono>
 #include <cstdio>
@@ -298,6 +298,24 @@ CUDA_API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, u
         return Device::get().broken = LAUNCH_FAILED;
     });
 }
+
+// ---- NVML, as far as qconv asks it: the same library under the name libnvidia-ml.so.1. Source: nvml.h 12.4.
+CUDA_API cuDeviceGetPCIBusId(char* text, int room, int) { snprintf(text, size_t(room), "0000:00:00.0"); return SUCCESS; }
+CUDA_API nvmlInit_v2() { return atoi(setting("QCONV_STAND_IN_NVML", "1")) ? SUCCESS : Status(9); }  // 9: driver not loaded
+CUDA_API nvmlShutdown() { return SUCCESS; }
+CUDA_API nvmlDeviceGetHandleByPciBusId_v2(const char* bus, void** device) {
+    *device = &Device::get();
+    return strcmp(bus, "0000:00:00.0") ? Status(6) : SUCCESS;  // 6: not found
+}
+CUDA_API nvmlDeviceGetMemoryInfo(void* device, unsigned long long* total_free_used) {
+    std::lock_guard lock(static_cast<Device*>(device)->mutex);
+    total_free_used[0] = total_memory();
+    total_free_used[2] = static_cast<Device*>(device)->used;
+    total_free_used[1] = total_free_used[0] - total_free_used[2];
+    return SUCCESS;
+}
+CUDA_API nvmlDeviceGetPowerUsage(void*, unsigned* milliwatts) { *milliwatts = 12345; return SUCCESS; }
+CUDA_API nvmlDeviceGetUtilizationRates(void*, unsigned* gpu_memory) { gpu_memory[0] = 50, gpu_memory[1] = 25; return SUCCESS; }
 
 // ---- errors
 CUDA_API cuGetErrorName(int status, const char** name) {

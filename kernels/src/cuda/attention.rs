@@ -37,16 +37,8 @@ impl Cache {
     }
 
     /// See [`crate::Backend::store`].
-    pub(super) fn store(
-        &mut self,
-        device: &Device,
-        layer: usize,
-        k: &Buffer,
-        v: &Buffer,
-        start: usize,
-        n: usize,
-    ) -> Result<()> {
-        let shape = self.shape;
+    pub(super) fn store(&mut self, device: &Device, layer: usize, k: &Buffer, v: &Buffer, rows: Rows) -> Result<()> {
+        let (shape, Rows { first, start, n }) = (self.shape, rows);
         assert!(layer < shape.layers && start + n <= shape.positions, "positions outside the cache");
         let (key_bytes, value_bytes) = self.layer_bytes();
         for (x, width, cache, bytes) in
@@ -55,7 +47,7 @@ impl Cache {
             device.at_position(start, |position| {
                 device
                     .launch("store")
-                    .floats(x, n * width)
+                    .floats_from(x, first * width, n * width)
                     .bytes_mut(cache, layer * bytes, bytes)
                     .bytes(position, 0, 4)
                     .int(shape.kv_heads)
@@ -78,9 +70,9 @@ impl Cache {
         q: &mut Buffer,
         k: &Buffer,
         v: &Buffer,
-        start: usize,
-        n: usize,
+        rows: Rows,
     ) -> Result<()> {
+        let Rows { first, start, n } = rows;
         let CacheShape { layers, positions, kv_heads, key_width, value_width } = self.shape;
         assert!(layer < layers && start + n <= positions, "positions outside the cache");
         let (key_bytes, value_bytes) = self.layer_bytes();
@@ -90,9 +82,9 @@ impl Cache {
             device.at_position(start, |position| {
                 let launch = device
                     .launch("rope_store")
-                    .floats_mut(q, n * heads * key_dim)
-                    .floats(k, n * key_width)
-                    .floats(v, n * value_width)
+                    .floats_mut_from(q, first * heads * key_dim, n * heads * key_dim)
+                    .floats_from(k, first * key_width, n * key_width)
+                    .floats_from(v, first * value_width, n * value_width)
                     .bytes_mut(&mut self.keys, layer * key_bytes, key_bytes)
                     .bytes_mut(&mut self.values, layer * value_bytes, value_bytes)
                     .bytes(frequencies, 0, pairs * 4)
@@ -112,6 +104,23 @@ impl Cache {
     }
 }
 
+/// Rows of a batch that belong to one sequence.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// The first in the buffers.
+    pub first: usize,
+    /// Its position.
+    pub start: usize,
+    pub n: usize,
+}
+
+impl Rows {
+    /// All rows of a batch of one sequence.
+    pub fn all(start: usize, n: usize) -> Self {
+        Rows { first: 0, start, n }
+    }
+}
+
 /// See [`crate::Backend::attention`].
 #[allow(clippy::too_many_arguments)] // as in the trait
 pub(super) fn attention(
@@ -120,10 +129,10 @@ pub(super) fn attention(
     q: &Buffer,
     cache: &Cache,
     layer: usize,
-    start: usize,
-    n: usize,
+    rows: Rows,
     out: &mut Buffer,
 ) -> Result<()> {
+    let Rows { first, start, n } = rows;
     let &Attention { heads, kv_heads, key_dim, value_dim, .. } = shape;
     let CacheShape { layers, positions, key_width, value_width, .. } = cache.shape;
     assert!(key_width == kv_heads * key_dim && value_width == kv_heads * value_dim, "the cache has other heads");
@@ -135,11 +144,11 @@ pub(super) fn attention(
         return device.at_position(start, |position| {
             device
                 .launch("plain_attention")
-                .floats(q, n * heads * key_dim)
+                .floats_from(q, first * heads * key_dim, n * heads * key_dim)
                 .bytes(&cache.keys, keys, key_bytes)
                 .bytes(&cache.values, values, value_bytes)
                 .bytes(position, 0, 4)
-                .floats_mut(out, n * heads * value_dim)
+                .floats_mut_from(out, first * heads * value_dim, n * heads * value_dim)
                 .int(kv_heads)
                 .int(key_dim)
                 .int(value_dim)
@@ -150,45 +159,46 @@ pub(super) fn attention(
                 .run((value_dim.div_ceil(128), heads, n), (128, 1, 1), 0)
         });
     }
-    let rows = n * heads / kv_heads; // of each key-value head
-    let warps = if rows <= 16 { 1 } else { 4 };
-    let tiles = rows.div_ceil(16 * warps);
+    let queries = n * heads / kv_heads; // of each key-value head
+    let warps = if queries <= 16 { 1 } else { 4 };
+    let tiles = queries.div_ceil(16 * warps);
     let count = parts(device, tiles * kv_heads, warps, (start + n).min(window + n));
-    let room = if count == 1 { 0 } else { count * kv_heads * rows * (value_dim + 2) * 4 };
-    let len = n * heads * value_dim;
+    let room = if count == 1 { 0 } else { count * kv_heads * queries * (value_dim + 2) * 4 };
+    let (from, len) = (first * heads * value_dim, n * heads * value_dim);
     // Rounded for the product that follows, where one has asked for it; groups of 32 must not cross heads.
     let rounds = out.codes().are_wanted() && value_dim.is_multiple_of(32);
     device.workspace().with(device, room, |workspace| {
         device.at_position(start, |position| {
             let launch = device
                 .launch(&format!("attention{warps}_{key_dim}"))
-                .floats(q, n * heads * key_dim)
+                .floats_from(q, first * heads * key_dim, n * heads * key_dim)
                 .bytes(&cache.keys, keys, key_bytes)
                 .bytes(&cache.values, values, value_bytes)
                 .bytes(position, 0, 4)
-                .floats_mut(out, len);
+                .floats_mut_from(out, from, len);
             let launch = if count == 1 { launch.none() } else { launch.bytes_mut(workspace, 0, room) };
-            let launch = give(launch, out, len, rounds && count == 1);
+            let launch = give(launch, out, (from, len), rounds && count == 1);
             let launch = launch.int(n).int(heads).int(kv_heads).int(positions).int(window).float(shape.scale);
             launch.float(shape.soft_cap.unwrap_or(0.0)).run((tiles, kv_heads, count), (32 * warps, 1, 1), 0)
         })?;
         if count == 1 {
             return Ok(());
         }
-        let launch = device.launch("combine").bytes(workspace, 0, room).floats_mut(out, len);
-        let launch = give(launch, out, len, rounds);
+        let launch = device.launch("combine").bytes(workspace, 0, room).floats_mut_from(out, from, len);
+        let launch = give(launch, out, (from, len), rounds);
         let threads = (value_dim / 4).next_multiple_of(32);
         launch.int(count).int(heads).int(kv_heads).int(value_dim).run((n * heads, 1, 1), (threads, 1, 1), 0)
     })?;
     if rounds {
-        out.codes().set_fresh(device, len);
+        // Rows are written one sequence after the other: with the last of them, all before are there too.
+        out.codes().set_fresh(device, from + len);
     }
     Ok(())
 }
 
-/// Adds the 8-bit form of the first `len` floats to a launch, or null pointers.
-fn give<'a>(launch: Launch<'a>, out: &Buffer, len: usize, wanted: bool) -> Launch<'a> {
-    if wanted { out.codes().give(launch, len, out.len()) } else { launch.none().none() }
+/// Adds the 8-bit form of `len` floats to a launch, or null pointers.
+fn give<'a>(launch: Launch<'a>, out: &Buffer, (from, len): (usize, usize), wanted: bool) -> Launch<'a> {
+    if wanted { out.codes().give_from(launch, from, len, out.len()) } else { launch.none().none() }
 }
 
 /// Widths of heads that attention.cu is made for; others take the plain kernel.

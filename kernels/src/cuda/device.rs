@@ -5,10 +5,11 @@ use super::launch::{Kernel, Launch};
 use super::memory::{Memory, floats_as_bytes};
 use super::profile::Profile;
 use super::workspace::Workspace;
-use crate::{Error, KernelTime, Result};
-use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use crate::{Error, KernelTime, Result, Stopwatch};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -240,6 +241,34 @@ impl Device {
             true => Err(Error::Device(format!("{what} cannot be recorded"))),
             false => Ok(()),
         }
+    }
+
+    /// Where the device is plugged in, as the driver's other libraries name it. Errors: the driver does not tell.
+    pub fn bus(&self) -> Result<CString, String> {
+        let mut text = [0; 32];
+        // SAFETY: writes at most as many bytes, the last of them 0.
+        let status =
+            unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, self.context.cu_device()) };
+        if status != CUresult::CUDA_SUCCESS {
+            return Err("the driver does not tell where the device is".to_owned());
+        }
+        let bytes: Vec<u8> = text.iter().map(|c| c.to_ne_bytes()[0]).take_while(|b| *b != 0).collect();
+        CString::new(bytes).map_err(|e| e.to_string())
+    }
+
+    /// See [`crate::Backend::stopwatch`]: between two events of the stream.
+    pub fn stopwatch(&self) -> Result<Stopwatch<'_>> {
+        let event = || {
+            let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+            event.map_err(|e| failed("recording an event", e))
+        };
+        let start = event()?;
+        Ok(Box::new(move || {
+            let end = event()?;
+            self.synchronize()?;
+            let milliseconds = start.elapsed_ms(&end).map_err(|e| failed("reading an event", e))?;
+            Ok(f64::from(milliseconds) / 1e3)
+        }))
     }
 
     /// Begins to take the time of every launch.

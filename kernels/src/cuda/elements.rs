@@ -1,5 +1,6 @@
 //! Operations that are neither products nor attention.
 
+use super::attention::Rows;
 use super::device::Device;
 use super::memory::{Buffer, Memory};
 use super::weight::Weight;
@@ -69,17 +70,17 @@ pub(super) fn rope(
     device: &Device,
     rope: &Rope,
     x: &mut Buffer,
-    n: usize,
+    rows: Rows,
     heads: usize,
     head_dim: usize,
-    start: usize,
 ) -> Result<()> {
+    let Rows { first, start, n } = rows;
     let pairs = rope.frequencies.len();
     device.constant(&rope.frequencies, |frequencies| {
         device.at_position(start, |position| {
             device
                 .launch("rope")
-                .floats_mut(x, n * heads * head_dim)
+                .floats_mut_from(x, first * heads * head_dim, n * heads * head_dim)
                 .bytes(frequencies, 0, pairs * 4)
                 .bytes(position, 0, 4)
                 .float(rope.magnitude)

@@ -80,15 +80,25 @@ impl<'a> Launch<'a> {
 
     /// `const float*`: the kernel reads the first `len` floats.
     pub fn floats(self, buffer: &Buffer, len: usize) -> Self {
-        assert!(buffer.len() >= len, "a buffer of {} floats is read to {len}", buffer.len());
-        self.push(&[buffer.memory().pointer()], 8)
+        self.floats_from(buffer, 0, len)
+    }
+
+    /// `const float*`: the kernel reads `len` floats from float `start` on.
+    pub fn floats_from(self, buffer: &Buffer, start: usize, len: usize) -> Self {
+        let end = start.checked_add(len).expect("a range of floats");
+        assert!(buffer.len() >= end, "a buffer of {} floats is read to {end}", buffer.len());
+        self.push(&[buffer.memory().pointer() + 4 * start as u64], 8)
     }
 
     /// `float*`: the kernel writes within the first `len` floats.
     pub fn floats_mut(self, buffer: &mut Buffer, len: usize) -> Self {
-        assert!(buffer.len() >= len, "a buffer of {} floats is written to {len}", buffer.len());
+        self.floats_mut_from(buffer, 0, len)
+    }
+
+    /// `float*`: the kernel writes within `len` floats from float `start` on.
+    pub fn floats_mut_from(self, buffer: &mut Buffer, start: usize, len: usize) -> Self {
         buffer.changes();
-        self.push(&[buffer.memory().pointer()], 8)
+        self.floats_from(buffer, start, len)
     }
 
     /// A pointer to memory that is read from byte `start` on for `len` bytes.

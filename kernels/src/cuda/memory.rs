@@ -179,8 +179,16 @@ impl Codes {
 
     /// Adds codes and scales of the first `len` floats of a buffer of `all` to a launch; null pointers where there is no room.
     pub fn give<'a>(&self, launch: Launch<'a>, len: usize, all: usize) -> Launch<'a> {
+        self.give_from(launch, 0, len, all)
+    }
+
+    /// [`Codes::give`] from float `start` on, a multiple of 32.
+    pub fn give_from<'a>(&self, launch: Launch<'a>, start: usize, len: usize, all: usize) -> Launch<'a> {
         match &self.memory {
-            Some(memory) => launch.bytes(memory, 0, len).bytes(memory, Self::scales_at(all), len / 32 * 8),
+            Some(memory) => {
+                let scales = Self::scales_at(all) + start / 32 * 8;
+                launch.bytes(memory, start, len).bytes(memory, scales, len / 32 * 8)
+            }
             None => launch.none().none(),
         }
     }

@@ -15,6 +15,7 @@ mod launch;
 mod layout;
 mod matmul;
 mod memory;
+mod nvml;
 mod profile;
 mod record;
 #[cfg(test)]
@@ -26,10 +27,14 @@ pub use memory::Buffer;
 pub use record::Recording;
 pub use weight::Weight;
 
-use crate::{Activation, Attention, Backend, CacheShape, KernelTime, Norm, Product, Result, Rope};
+use crate::{
+    Activation, Attention, Backend, CacheShape, DeviceUse, KernelTime, Norm, Product, Result, Rope, Stopwatch,
+};
+use attention::Rows;
 use device::Device;
 use elements::{Input, Normalize};
 use qconv_formats::QTensor;
+use std::sync::{Mutex, PoisonError};
 
 pub use attention::Cache;
 
@@ -43,12 +48,16 @@ pub struct Options {
 /// The CUDA backend; see the module.
 pub struct Cuda {
     device: Device,
+    watch: Mutex<Option<Result<nvml::Watch, String>>>,
 }
+
+/// What a device is called that is no card but the stand-in of the tests: its times say nothing of any card.
+pub const STAND_IN: &str = "stand-in on the CPU";
 
 impl Cuda {
     /// Opens a device. Errors, each a sentence: no driver, no device, one that is too old, a driver that is too old.
     pub fn new(options: Options) -> Result<Self> {
-        Ok(Cuda { device: Device::open(options.device)? })
+        Ok(Cuda { device: Device::open(options.device)?, watch: Mutex::default() })
     }
 
     /// Bytes of the device's memory that are free, and all of them.
@@ -74,6 +83,22 @@ impl Backend for Cuda {
         step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         record::repeat(&self.device, recording, at, step)
+    }
+
+    fn stopwatch(&self) -> Result<Stopwatch<'_>> {
+        self.device.stopwatch()
+    }
+
+    fn watch_device(&self) {
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(nvml::Watch::start(&self.device));
+    }
+
+    fn device_use(&self) -> Option<DeviceUse> {
+        match &*self.watch.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => None,
+            Some(Ok(watch)) => Some(watch.seen()),
+            Some(Err(why)) => Some(DeviceUse::Unknown(why.clone())),
+        }
     }
 
     fn start_profile(&self) {
@@ -152,11 +177,11 @@ impl Backend for Cuda {
     }
 
     fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {
-        elements::rope(&self.device, rope, x, n, heads, head_dim, start)
+        elements::rope(&self.device, rope, x, Rows::all(start, n), heads, head_dim)
     }
 
     fn store(&self, cache: &mut Cache, layer: usize, k: &Buffer, v: &Buffer, start: usize, n: usize) -> Result<()> {
-        cache.store(&self.device, layer, k, v, start, n)
+        cache.store(&self.device, layer, k, v, Rows::all(start, n))
     }
 
     fn rope_store(
@@ -174,7 +199,7 @@ impl Backend for Cuda {
         n: usize,
     ) -> Result<()> {
         if cache.is_even() {
-            return cache.rope_store(&self.device, layer, rope, heads, q, k, v, start, n);
+            return cache.rope_store(&self.device, layer, rope, heads, q, k, v, Rows::all(start, n));
         }
         self.rope(rope, q, n, heads, key_dim, start)?;
         self.rope(rope, k, n, kv_heads, key_dim, start)?;
@@ -191,7 +216,7 @@ impl Backend for Cuda {
         n: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        attention::attention(&self.device, shape, q, cache, layer, start, n, out)
+        attention::attention(&self.device, shape, q, cache, layer, Rows::all(start, n), out)
     }
 
     fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The token loop.
 
 use super::report::{Report, Stop, Tally};
+use crate::card::Card;
 use crate::engine::{Engine, Sampler, Sampling, Session, SessionOptions, memory};
 use crate::error::caller;
 use crate::model::Model;
@@ -199,6 +200,7 @@ impl<B: Backend> Setting<'_, B> {
             generated_tokens: generated.tokens.len(),
             generation_tokens_per_second: generated.generation.rate(),
             peak_memory_bytes: memory::peak(),
+            card: Card::of(self.engine.backend()),
             text: generated.text,
             tokens: generated.tokens,
         }

@@ -1,5 +1,6 @@
 //! The figures at the end of a run.
 
+use crate::card::Card;
 use crate::ui::{Ui, bytes};
 use serde::Serialize;
 use std::io::Write;
@@ -67,6 +68,8 @@ pub struct Report {
     pub generated_tokens: usize,
     pub generation_tokens_per_second: Option<f64>,
     pub peak_memory_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card: Option<Card>,
 }
 
 impl Report {
@@ -87,6 +90,9 @@ impl Report {
         ui.note(format!("generation  {} tokens, {}", self.generated_tokens, rate(self.generation_tokens_per_second)));
         let peak = self.peak_memory_bytes.map_or("not told by this system".into(), bytes);
         ui.note(format!("peak memory {peak}"));
+        if let Some(card) = &self.card {
+            ui.note(format!("card        {card}"));
+        }
         ui.note(format!("backend     {}", self.backend));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Builds the CUDA kernels for the CPU: every `kernels/cuda/*.cu`, unchanged, with the runtime beside this crate, into a
-//! `libcuda.so` that the CUDA backend loads as if it were the NVIDIA driver's. For tests only; needs a C++ compiler
-//! (g++ 12 or clang++ 15, for half precision).
+//! `libcuda.so` (and `libnvidia-ml.so.1`) that the CUDA backend loads as if it were the NVIDIA driver's. For tests only; needs
+//! a C++ compiler (g++ 12 or clang++ 15, for half precision).
 //!
 //! Environment:
 //! - `QCONV_CUDA_SANITIZE=address|thread`: with the address and undefined-behaviour sanitizers, or with the race detector.
@@ -139,7 +139,11 @@ impl Job<'_> {
             fs::rename(&new, &library).map_err(|e| e.to_string())?;
             keep(&library, key)?;
         }
-        Ok(())
+        // The driver's management library: the same, under its name.
+        match std::os::unix::fs::symlink("libcuda.so", self.folder.join("libnvidia-ml.so.1")) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e.to_string()),
+            _ => Ok(()),
+        }
     }
 
     fn arguments(&self, source: &Path) -> Vec<&str> {
