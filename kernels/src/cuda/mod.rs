@@ -219,6 +219,43 @@ impl Backend for Cuda {
         attention::attention(&self.device, shape, q, cache, layer, Rows::all(start, n), out)
     }
 
+    fn takes_several(&self) -> bool {
+        true
+    }
+
+    // One sequence after the other: what is shared is the products, which read weights once for all of them.
+    fn attend_each(
+        &self,
+        rope: Option<&Rope>,
+        shape: &Attention,
+        q: &mut Buffer,
+        k: &mut Buffer,
+        v: &Buffer,
+        caches: &mut [Cache],
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        for (i, cache) in caches.iter_mut().enumerate() {
+            let rows = Rows { first: i * n, start, n };
+            match rope {
+                Some(rope) if cache.is_even() => {
+                    cache.rope_store(&self.device, layer, rope, shape.heads, q, k, v, rows)?;
+                }
+                rope => {
+                    if let Some(rope) = rope {
+                        elements::rope(&self.device, rope, q, rows, shape.heads, shape.key_dim)?;
+                        elements::rope(&self.device, rope, k, rows, shape.kv_heads, shape.key_dim)?;
+                    }
+                    cache.store(&self.device, layer, k, v, rows)?;
+                }
+            }
+            attention::attention(&self.device, shape, q, cache, layer, rows, out)?;
+        }
+        Ok(())
+    }
+
     fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {
         elements::gate(&self.device, activation, gate, up, len)
     }

@@ -206,6 +206,65 @@ fn attention_rounds_for_the_product_behind_it() {
     }
 }
 
+/// Several sequences in one batch are each what it is alone, bit for bit; with 8-bit results, too.
+#[test]
+fn sequences_side_by_side_are_each_as_alone() {
+    let Some(cuda) = cuda() else { return };
+    let mut random = Random::new(14);
+    let format = block::BlockFormat::by_name("Q8_0").unwrap();
+    for (heads, kv_heads, dim, start, n, rotated) in [
+        (4, 2, 64, 3, 1, true),
+        (4, 2, 128, 300, 2, true),
+        (2, 2, 64, 0, 19, false),
+        (8, 8, 8, 3, 2, true),
+        (32, 32, 5, 2, 3, true),
+    ] {
+        const SEQUENCES: usize = 3;
+        let (width, kv_width, positions) = (heads * dim, kv_heads * dim, start + n + 1);
+        let shape =
+            Attention { heads, kv_heads, key_dim: dim, value_dim: dim, scale: 0.3, window: None, soft_cap: None };
+        let frequencies = (0..dim / 2).map(|i| 0.5f32.powi(i as i32)).collect();
+        let rope = Rope { style: crate::RopeStyle::Neox, frequencies, magnitude: 1.0 };
+        let rope = rotated.then_some(&rope);
+        let weight = cuda.weight(random_weight(&mut random, format, &[5, width])).unwrap();
+        let [q, k, v, before] = [(width, n), (kv_width, n), (kv_width, n), (kv_width, start)]
+            .map(|(width, n)| random.floats(SEQUENCES * n * width));
+        // Sequences `from .. to`: results, and a product with them.
+        let run = |from: usize, to: usize| {
+            let of = |all: &[f32], width: usize| filled(&cuda, &all[from * width..to * width], 0);
+            let cache = CacheShape { layers: 1, positions, kv_heads, key_width: kv_width, value_width: kv_width };
+            let mut caches: Vec<_> = (from..to)
+                .map(|i| {
+                    let mut cache = cuda.cache(cache).unwrap();
+                    let old = filled(&cuda, &before[i * start * kv_width..][..start * kv_width], 1);
+                    cuda.store(&mut cache, 0, &old, &old, 0, start).unwrap();
+                    cache
+                })
+                .collect();
+            let count = (to - from) * n;
+            let (mut out, mut result) = (cuda.buffer(count * width).unwrap(), cuda.buffer(count * 5).unwrap());
+            let mut all = Vec::new();
+            // The second time attention rounds for the product.
+            for _ in 0..2 {
+                let (mut q, mut k, v) = (of(&q, n * width), of(&k, n * kv_width), of(&v, n * kv_width));
+                cuda.attend_each(rope, &shape, &mut q, &mut k, &v, &mut caches, 0, start, n, &mut out).unwrap();
+                cuda.matmul(&out, count, &mut [Product { weight: &weight, bias: None, out: &mut result }]).unwrap();
+                all.push((contents(&cuda, &out, count * width), contents(&cuda, &result, count * 5)));
+            }
+            all
+        };
+        let together = run(0, SEQUENCES);
+        for i in 0..SEQUENCES {
+            let alone = run(i, i + 1);
+            for (together, alone) in together.iter().zip(&alone) {
+                let what = format!("{shape:?}, sequence {i}");
+                assert_eq!(together.0[i * n * width..][..n * width], alone.0[..], "{what}");
+                agree(&together.1[i * n * 5..][..n * 5], &alone.1, 4e-6, &what);
+            }
+        }
+    }
+}
+
 /// `(heads, kv_heads, key_dim, value_dim, window, soft_cap, start, n)`.
 type Case = (usize, usize, usize, usize, Option<usize>, Option<f32>, usize, usize);
 
