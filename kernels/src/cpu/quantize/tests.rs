@@ -241,3 +241,26 @@ fn edges_of_the_codebook_lie_where_the_scalar_code_changes() {
         }
     }
 }
+
+/// Arithmetic that is not compiled for its instruction set gives the right bytes, several times more slowly than the reference.
+#[test]
+fn fast_quantizers_are_no_slower_than_their_references() {
+    let mut random = Random(11);
+    let mut weights = vec![0.0; 4 * COLS];
+    fill(0, &mut random, &mut weights);
+    for fast in ALL.iter().filter(|f| f.isa.is_here()) {
+        let format = BlockFormat::by_name(fast.format).unwrap();
+        let mut out = vec![0; weights.len() / format.block_weights * format.block_bytes];
+        // The shortest of several runs: what else the machine does only ever adds.
+        let mut shortest = |quantize: QuantizeRow| {
+            let run = |_| {
+                let start = std::time::Instant::now();
+                quantize(&weights, None, &mut out);
+                start.elapsed()
+            };
+            (0..9).map(run).min().unwrap()
+        };
+        let (ours, reference) = (shortest(fast.quantize), shortest(format.quantize.unwrap()));
+        assert!(ours < reference, "{} {:?}: {ours:?} against {reference:?}", fast.format, fast.isa);
+    }
+}
