@@ -108,6 +108,7 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
         let mut rows: Vec<Row> = Vec::new();
         if known.iter().all(Option::is_some) {
             rows = known.into_iter().flatten().collect();
+            judge(&mut rows);
             rows.iter().for_each(&mut self.done);
             return Ok(Outcome { rows, made_from: records.common().clone() });
         }
@@ -157,8 +158,7 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
         if again.failure.is_none() && variant::bench(study, &mut again).is_ok() {
             rows[0].widen(&again);
             records.keep(&rows[0])?;
-            let (original, variants) = rows.split_at_mut(1);
-            variants.iter_mut().for_each(|row| row.judge(&original[0]));
+            judge(&mut rows);
         }
         Ok(Outcome { rows, made_from: records.common().clone() })
     }
@@ -268,6 +268,13 @@ impl<F> Job<'_, F> {
         });
         bar.finish_and_clear();
         result
+    }
+}
+
+/// Changes and flags of all variants, from the original's row, which comes first.
+fn judge(rows: &mut [Row]) {
+    if let Some((original, variants)) = rows.split_first_mut() {
+        variants.iter_mut().for_each(|row| row.judge(original));
     }
 }
 
