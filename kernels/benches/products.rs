@@ -5,7 +5,7 @@
 //!
 //! `cargo bench -p qconv-kernels --bench products [-- FORMAT]`. Some elements of each result are checked first.
 //! `-- --cached` shows one token and weights in the cache alone, which takes seconds and hardly depends on what else the
-//! machine does.
+//! machine does; also for rows as short as those of small models.
 
 mod common;
 
@@ -26,16 +26,16 @@ const TOKENS: usize = 512;
 const TOKENS_ROWS: usize = 512;
 
 /// Sixteen rows, again and again.
-fn weight(format: &'static BlockFormat, rows: usize) -> (QTensor, Vec<f32>) {
-    let importance = vec![1.0; COLS];
-    let row_bytes = format.row_bytes(COLS).expect("2048 is a whole number of blocks");
+fn weight(format: &'static BlockFormat, rows: usize, cols: usize) -> (QTensor, Vec<f32>) {
+    let importance = vec![1.0; cols];
+    let row_bytes = format.row_bytes(cols).expect("a whole number of blocks");
     let mut bytes = vec![0; 16 * row_bytes];
-    for (row, out) in floats(16 * COLS, 1).chunks_exact(COLS).zip(bytes.chunks_exact_mut(row_bytes)) {
+    for (row, out) in floats(16 * cols, 1).chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)) {
         (format.quantize.expect("a format that can be quantized to"))(row, Some(&importance), out);
     }
-    let mut weights = vec![0.0; 16 * COLS];
+    let mut weights = vec![0.0; 16 * cols];
     (format.dequantize.expect("a format that can be computed with"))(&bytes, &mut weights);
-    let shape = Shape::new(&[rows, COLS]).expect("a small shape");
+    let shape = Shape::new(&[rows, cols]).expect("a small shape");
     (QTensor::new(format, shape, bytes.repeat(rows / 16)).expect("as many bytes as the shape says"), weights)
 }
 
@@ -82,11 +82,11 @@ fn check(what: &str, out: &[f32], rows: usize, x: &[f32], weights: &[f32]) {
     }
 }
 
-/// GB/s with one token and weights in the cache: the best of many short runs.
-fn cached(cpu: &Cpu, format: &'static BlockFormat, x: &<Cpu as Backend>::Buffer) -> f64 {
-    let row_bytes = format.row_bytes(COLS).expect("2048 is a whole number of blocks");
+/// GB/s with one token and weights in the cache, in rows of `cols`: the best of many short runs.
+fn cached(cpu: &Cpu, format: &'static BlockFormat, x: &<Cpu as Backend>::Buffer, cols: usize) -> f64 {
+    let row_bytes = format.row_bytes(cols).expect("a whole number of blocks");
     let rows = (CACHED / row_bytes).next_multiple_of(16);
-    let (tensor, _) = weight(format, rows);
+    let (tensor, _) = weight(format, rows, cols);
     let size = tensor.bytes().len();
     let weight = cpu.weight(tensor).expect("a format that can be computed with");
     let mut out = cpu.buffer(rows).expect("a few KB");
@@ -97,16 +97,16 @@ fn cached(cpu: &Cpu, format: &'static BlockFormat, x: &<Cpu as Backend>::Buffer)
 /// All formats and instruction sets with weights in the cache.
 fn cached_alone() {
     let x = floats(COLS, 2);
-    println!("{:<8} {:>7} {:>8} {:>14}", "format", "isa", "GB/s", "G weights/s");
+    println!("{:<8} {:>7} {:>14} {:>8} {:>8} {:>8}", "format", "isa", "G weights/s", "GB/s", "of 768", "of 256");
     for format in block::ALL.iter().filter(|f| f.is_quantized()) {
         for name in Cpu::isa_names().into_iter().filter(|name| *name != "scalar") {
             let isa = Isa::by_name(name);
             let cpu = Cpu::new(Options { threads: Some(1), isa, ..Options::default() }).expect("one thread");
             let mut input = cpu.buffer(x.len()).expect("a few KB");
             cpu.write(&x, &mut input).expect("host memory");
-            let rate = cached(&cpu, format, &input);
+            let [rate, medium, short] = [COLS, 768, 256].map(|cols| cached(&cpu, format, &input, cols));
             let weights = rate * format.block_weights as f64 / format.block_bytes as f64;
-            println!("{:<8} {name:>7} {rate:>8.1} {weights:>14.1}", format.name);
+            println!("{:<8} {name:>7} {weights:>14.1} {rate:>8.1} {medium:>8.1} {short:>8.1}", format.name);
         }
     }
 }
@@ -128,8 +128,8 @@ fn main() {
         }
         let row_bytes = format.row_bytes(COLS).expect("2048 is a whole number of blocks");
         let rows = (BYTES / row_bytes).next_multiple_of(16);
-        let (large, weights) = weight(format, rows);
-        let (small, _) = weight(format, TOKENS_ROWS);
+        let (large, weights) = weight(format, rows, COLS);
+        let (small, _) = weight(format, TOKENS_ROWS, COLS);
         for name in Cpu::isa_names() {
             let isa = Isa::by_name(name);
             if isa == Some(Isa::Scalar) {
@@ -158,7 +158,7 @@ fn main() {
                 "{:<8} {name:>7} {rate:>8.1} {:>9.0}% {:>8.1} {:>12.1} {:>9.2}x",
                 format.name,
                 100.0 * rate / read,
-                cached(&cpu, format, &input),
+                cached(&cpu, format, &input, COLS),
                 macs / time512 / clock,
                 time4 / time,
             );

@@ -501,8 +501,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn half(self, x: u16) -> f32 {
-        now!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x)))))
+    fn half(self, x: u16) -> TwoFloats {
+        let x = now!(_mm256_cvtph_ps(_mm_set1_epi16(x as i16)));
+        TwoFloats(x, x)
     }
 
     #[inline(always)]

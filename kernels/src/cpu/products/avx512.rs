@@ -513,9 +513,11 @@ impl Simd for Avx512 {
         now!(_mm512_cvtph_ps(_mm256_set_m128i(_mm_set1_epi16(b as i16), _mm_set1_epi16(a as i16))))
     }
 
+    /// From memory this is a broadcast. (One number alone is inserted into a register, and so waits for what was there: a row's
+    /// first scale for the sum of the row before.)
     #[inline(always)]
-    fn half(self, x: u16) -> f32 {
-        now!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x)))))
+    fn half(self, x: u16) -> __m512 {
+        now!(_mm512_cvtph_ps(_mm256_set1_epi16(x as i16)))
     }
 
     #[inline(always)]

@@ -78,19 +78,19 @@ fn word(unit: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*array(unit, at))
 }
 
-/// `factor * (bits + add)` for sixteen scales of four bits.
+/// `d * (bits + 0.5) / 4` for sixteen scales of four bits.
 #[inline(always)]
-fn sixteen_scales<V: Simd>(v: V, unit: &[u8], at: usize, add: f32, factor: f32) -> V::Floats {
+fn sixteen_scales<V: Simd>(v: V, unit: &[u8], at: usize, d: V::Floats) -> V::Floats {
     let (low, high) = (nibbles_to_bytes(word(unit, at)), nibbles_to_bytes(word(unit, at + 4)));
     let bytes = (u128::from(low) | u128::from(high) << 64).to_le_bytes();
-    v.mul(v.add_floats(v.unsigned(bytes), v.splat(add)), v.splat(factor))
+    v.mul(v.fma(v.unsigned(bytes), v.splat(0.25), v.splat(0.125)), d)
 }
 
-/// `factor * (bits + 0.5)` for scales in the upper four bits of 32-bit numbers.
+/// `d * factor * (bits + 0.5)` for scales in the upper four bits of 32-bit numbers; the factor is a power of two.
 #[inline(always)]
-fn upper_scales<V: Simd>(v: V, words: V::Bytes, factor: f32) -> V::Floats {
+fn upper_scales<V: Simd>(v: V, words: V::Bytes, d: V::Floats, factor: f32) -> V::Floats {
     let bits = v.words_to_floats(v.words_right::<28>(words));
-    v.mul(v.add_floats(bits, v.splat(0.5)), v.splat(factor))
+    v.mul(v.fma(bits, v.splat(factor), v.splat(0.5 * factor)), d)
 }
 
 pub(super) struct Iq2Xxs;
@@ -127,7 +127,7 @@ impl Codes for Iq2Xxs {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (v.odd(upper_scales(v, v.load(unit, 2), half(v, unit, 0) * 0.25)), v.splat(0.0))
+        (v.odd(upper_scales(v, v.load(unit, 2), half(v, unit, 0), 0.25)), v.splat(0.0))
     }
 }
 
@@ -154,7 +154,7 @@ impl Codes for Iq2Xs {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (sixteen_scales(v, unit, 66, 0.5, half(v, unit, 0) * 0.25), v.splat(0.0))
+        (sixteen_scales(v, unit, 66, half(v, unit, 0)), v.splat(0.0))
     }
 }
 
@@ -181,7 +181,7 @@ impl Codes for Iq2S {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (sixteen_scales(v, unit, 74, 0.5, half(v, unit, 0) * 0.25), v.splat(0.0))
+        (sixteen_scales(v, unit, 74, half(v, unit, 0)), v.splat(0.0))
     }
 }
 
@@ -214,7 +214,7 @@ impl Codes for Iq3Xxs {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (upper_scales(v, v.pair(unit, 66, 66), half(v, unit, 0) * 0.5), v.splat(0.0))
+        (upper_scales(v, v.pair(unit, 66, 66), half(v, unit, 0), 0.5), v.splat(0.0))
     }
 }
 
@@ -244,7 +244,7 @@ impl Codes for Iq3S {
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         let bits = u128::from(nibbles_to_bytes(word(unit, 106))).to_le_bytes();
         let d = half(v, unit, 0);
-        (v.fma(v.unsigned(bits), v.splat(2.0 * d), v.splat(d)), v.splat(0.0))
+        (v.mul(v.fma(v.unsigned(bits), v.splat(2.0), v.splat(1.0)), d), v.splat(0.0))
     }
 }
 
@@ -290,7 +290,7 @@ impl Codes for Iq1S {
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         let bits = u128::from_le_bytes(*array(unit, 34));
         let (scales, down) = (every_second_byte(bits >> 12 & EIGHT_SEVENS), every_second_byte(bits >> 15 & EIGHT_ONES));
-        let d = v.splat(half(v, unit, 0));
+        let d = half(v, unit, 0);
         let scale = v.mul(v.unsigned(u128::from(2 * scales + BYTE_ONES).to_le_bytes()), d);
         // Lanes behind the eighth meet sums that are zeros.
         let shift = v.fma(v.unsigned(u128::from(down).to_le_bytes()), v.splat(-0.25), v.splat(0.125));
@@ -311,6 +311,15 @@ fn every_second_byte(x: u128) -> u64 {
         (x | x >> 16) & 0xffff_ffff
     };
     four(x as u64) | four((x >> 64) as u64) << 32
+}
+
+/// Four numbers of three bits in each half of a word, as bytes.
+#[inline(always)]
+fn threes_to_bytes(word: u32) -> u64 {
+    let x = u64::from(word);
+    let x = (x | x << 16) & 0x0000_0fff_0000_0fff;
+    let x = (x | x << 10) & 0x003f_003f_003f_003f;
+    (x | x << 5) & 0x0707_0707_0707_0707
 }
 
 pub(super) struct Iq1M;
@@ -339,12 +348,11 @@ impl Codes for Iq1M {
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
         let words = u64::from_le_bytes(*array(unit, 48));
-        let mut scales = [0; 16];
-        for (g, scale) in scales.iter_mut().enumerate() {
-            *scale = 2 * (words >> (16 * (g / 4) + 3 * (g % 4)) & 7) as u8 + 1;
-        }
+        let scales =
+            u128::from(threes_to_bytes(words as u32)) | u128::from(threes_to_bytes((words >> 32) as u32)) << 64;
+        let scales = v.fma(v.unsigned(scales.to_le_bytes()), v.splat(0.25), v.splat(0.125)); // (2 bits + 1) / 8
         // A quarter of the half-precision number lies in the upper four bits of each word.
         let d = words >> 12 & 15 | words >> 24 & 0xf0 | words >> 36 & 0xf00 | words >> 48 & 0xf000;
-        (v.mul(v.unsigned(scales), v.splat(v.half(d as u16) * 0.125)), v.splat(0.0))
+        (v.mul(scales, v.half(d as u16)), v.splat(0.0))
     }
 }

@@ -48,7 +48,7 @@ impl Codes for Digits {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (v.splat(half(v, unit, 52)), v.splat(0.0))
+        (half(v, unit, 52), v.splat(0.0))
     }
 }
 
@@ -67,7 +67,7 @@ impl Codes for Ternary {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (v.splat(half(v, unit, 64)), v.splat(0.0))
+        (half(v, unit, 64), v.splat(0.0))
     }
 }
 

@@ -63,6 +63,6 @@ impl Codes for Xs {
         let high = (high | high << 12) & 0x000f_000f_000f_000f;
         let high = (high | high << 6) & 0x0303_0303_0303_0303;
         let scales = u128::from(low | high << 4).to_le_bytes();
-        (v.mul(v.add_floats(v.unsigned(scales), v.splat(-32.0)), v.splat(half(v, unit, 0))), v.splat(0.0))
+        (v.mul(v.add_floats(v.unsigned(scales), v.splat(-32.0)), half(v, unit, 0)), v.splat(0.0))
     }
 }

@@ -4,7 +4,7 @@ use super::simd::{Simd, array};
 use super::{Codes, Ready};
 
 #[inline(always)]
-pub(super) fn half<V: Simd>(v: V, unit: &[u8], at: usize) -> f32 {
+pub(super) fn half<V: Simd>(v: V, unit: &[u8], at: usize) -> V::Floats {
     v.half(u16::from_le_bytes(*array(unit, at)))
 }
 
@@ -40,7 +40,7 @@ fn six_bits<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
     let minimums = [b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | b >> 2 & 0x3030_3030];
     let bytes = |[low, high]: [u32; 2]| (u128::from(low) | u128::from(high) << 32).to_le_bytes();
     let (d, dmin) = (half(v, unit, 0), half(v, unit, 2));
-    (v.mul(v.unsigned(bytes(scales)), v.splat(d)), v.mul(v.unsigned(bytes(minimums)), v.splat(-dmin)))
+    (v.mul(v.unsigned(bytes(scales)), d), v.mul(v.unsigned(bytes(minimums)), v.mul(dmin, v.splat(-1.0))))
 }
 
 /// The same of two units, 16 in a register: [`PLACES`] puts the byte of each scale into a number of 32 bits, and the one
@@ -109,7 +109,7 @@ impl Codes for Two {
         let (d, dmin) = (half(v, unit, 80), half(v, unit, 82));
         let scales = v.unsigned((both & nibbles).to_le_bytes());
         let minimums = v.unsigned((both >> 4 & nibbles).to_le_bytes());
-        (v.mul(scales, v.splat(d)), v.mul(minimums, v.splat(-dmin)))
+        (v.mul(scales, d), v.mul(minimums, v.mul(dmin, v.splat(-1.0))))
     }
 }
 
@@ -136,7 +136,7 @@ impl Codes for Three {
         let second = low >> 4 & nibbles | (high | high << 30) & upper;
         let scales = (u128::from(first) | u128::from(second) << 64).to_le_bytes();
         let d = half(v, unit, 108);
-        (v.mul(v.add_floats(v.unsigned(scales), v.splat(-32.0)), v.splat(d)), v.splat(0.0))
+        (v.mul(v.add_floats(v.unsigned(scales), v.splat(-32.0)), d), v.splat(0.0))
     }
 }
 
@@ -210,6 +210,6 @@ impl Codes for Six {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        (v.mul(v.signed(*array(unit, 192)), v.splat(half(v, unit, 208))), v.splat(0.0))
+        (v.mul(v.signed(*array(unit, 192)), half(v, unit, 208)), v.splat(0.0))
     }
 }

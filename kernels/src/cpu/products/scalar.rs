@@ -264,15 +264,15 @@ impl Simd for Scalar {
     }
 
     fn halves(self, x: [u16; 8]) -> [f32; 16] {
-        std::array::from_fn(|i| if i < 8 { self.half(x[i]) } else { 0.0 })
+        std::array::from_fn(|i| if i < 8 { f16::from_bits(x[i]).to_f32() } else { 0.0 })
     }
 
-    fn half(self, x: u16) -> f32 {
-        f16::from_bits(x).to_f32()
+    fn half(self, x: u16) -> [f32; 16] {
+        [f16::from_bits(x).to_f32(); 16]
     }
 
     fn two_halves(self, a: u16, b: u16) -> [f32; 16] {
-        std::array::from_fn(|i| self.half(if i < 8 { a } else { b }))
+        std::array::from_fn(|i| f16::from_bits(if i < 8 { a } else { b }).to_f32())
     }
 
     fn unsigned(self, x: [u8; 16]) -> [f32; 16] {

@@ -234,8 +234,8 @@ pub(super) trait Simd: Copy {
     fn strided_halves_of_two(self, a: &[u8], b: &[u8], block: usize, at: usize) -> Self::Floats {
         self.join(self.strided_halves(a, block, at), self.strided_halves(b, block, at))
     }
-    /// A half-precision number.
-    fn half(self, x: u16) -> f32;
+    /// A half-precision number in all lanes.
+    fn half(self, x: u16) -> Self::Floats;
     /// A half-precision number in eight lanes, another in the others.
     fn two_halves(self, a: u16, b: u16) -> Self::Floats;
     /// Small integers.
