@@ -2,6 +2,7 @@
 
 use crate::error::caller;
 use crate::model::Model;
+use crate::recipe::layer_of;
 use crate::ui::{self, Ui};
 use qconv_kernels::cpu::{self, Activations, Kv, Weights};
 use qconv_kernels::split::Split;
@@ -146,9 +147,8 @@ impl Sizes {
     pub fn of(model: &Model) -> Self {
         let mut sizes = Sizes::default();
         for tensor in model.tensors() {
-            let layer = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
             // No model has as many layers as tensors: a number beyond is a name that means something else.
-            if let Some(layer) = layer.filter(|&layer| layer < model.tensors().len()) {
+            if let Some(layer) = layer_of(&tensor.name).filter(|&layer| layer < model.tensors().len()) {
                 let layers = sizes.layers.len().max(layer + 1);
                 sizes.layers.resize(layers, 0);
                 sizes.layers[layer] += tensor.stored_bytes();

@@ -150,6 +150,11 @@ impl Model {
         &self.tensors
     }
 
+    /// The matrices of the layers, which are most of what a token meets.
+    pub fn layer_matrices(&self) -> impl Iterator<Item = &ModelTensor> {
+        self.tensors.iter().filter(|t| t.name.starts_with("blk.") && t.shape.dims().len() >= 2)
+    }
+
     /// A tensor by GGUF name.
     pub fn tensor(&self, name: &str) -> Option<&ModelTensor> {
         self.tensors.iter().find(|t| t.name == name)

@@ -5,7 +5,7 @@ use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::card::Card;
 use crate::engine::{self, Engine, MemoryPlan, Rate, Tests};
 use crate::error::caller;
-use crate::model::Model;
+use crate::model::{Model, ModelTensor};
 use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
 use anyhow::Result;
@@ -188,7 +188,10 @@ impl Run for Bench {
             kernel_table(&records).print_as(self.style.table());
         }
         for r in records.iter().filter(|r| r.stand_in) {
-            ui.note(format!("{}: these are times of the stand-in for a card's driver; they tell nothing of any card", r.name));
+            ui.note(format!(
+                "{}: these are times of the stand-in for a card's driver; they tell nothing of any card",
+                r.name
+            ));
         }
         if self.style.table() == Style::Plain {
             for r in &records {
@@ -215,7 +218,8 @@ impl Run for Bench {
 }
 
 fn table(records: &[Record]) -> Table {
-    let mut table = Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth", "of peak"]);
+    let mut table =
+        Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth", "of peak"]);
     for r in records {
         for t in &r.tests {
             table.row([
@@ -365,6 +369,6 @@ fn bytes_per_token(model: &Model, plan: &crate::arch::Plan) -> u64 {
 /// Multiply-adds with weights of the layers that a token of a prompt needs (the output matrix only meets the last one).
 fn products_per_token(model: &Model, plan: &crate::arch::Plan) -> f64 {
     let share = plan.feed.experts.map_or(1.0, |e| e.used as f64 / e.count as f64);
-    let matrices = model.tensors().iter().filter(|t| t.name.starts_with("blk.") && t.shape.dims().len() >= 2);
-    matrices.map(|t| t.shape.len() as f64 * if t.name.contains("_exps.") { share } else { 1.0 }).sum()
+    let read = |t: &ModelTensor| t.shape.len() as f64 * if t.name.contains("_exps.") { share } else { 1.0 };
+    model.layer_matrices().map(read).sum()
 }

@@ -9,8 +9,8 @@ mod report;
 mod target;
 mod tensor_rules;
 
-pub use choices::{Choices, parse_format, parse_mix};
 pub use crate::convert::ImportanceArgs;
+pub use choices::{Choices, parse_format, parse_mix};
 pub use recipe::transform;
 
 use super::Run;
@@ -153,8 +153,13 @@ impl Run for Convert {
             return Err(caller(format!("--part does not go with a budget: {how}")));
         }
         // What is only planned is not calibrated unless the plan depends on it, and changed only by what needs no text.
-        let computing = BackendArgs { threads: self.threads.map(|n| n.get().min(1024) as u16), ..BackendArgs::default() };
-        let text = if self.dry_run && !self.target.is_given() { None } else { self.choices.importance.text(&model, computing, ui)? };
+        let computing =
+            BackendArgs { threads: self.threads.map(|n| n.get().min(1024) as u16), ..BackendArgs::default() };
+        let text = if self.dry_run && !self.target.is_given() {
+            None
+        } else {
+            self.choices.importance.text(&model, computing, ui)?
+        };
         options.has_imatrix = calibrate || self.choices.importance.imatrix.is_some();
         if !methods.transforms().is_empty() {
             if let Some(file) = &self.choices.importance.imatrix {
@@ -168,7 +173,14 @@ impl Run for Convert {
         let importance = if weigh { self.choices.importance.open(&model, text.as_ref(), ui)? } else { None };
         options.has_imatrix = importance.is_some() || calibrate && (self.dry_run || !weigh);
         let decided = match self.target.is_given() {
-            true => Some(self.decide(&model, &mut options, &edits, (importance.as_ref(), text.as_ref(), computing), &mut record, ui)?),
+            true => Some(self.decide(
+                &model,
+                &mut options,
+                &edits,
+                (importance.as_ref(), text.as_ref(), computing),
+                &mut record,
+                ui,
+            )?),
             false => None,
         };
         let methods = &self.choices.method;
@@ -223,7 +235,11 @@ impl Convert {
         model: &Model,
         options: &mut crate::recipe::Options,
         edits: &convert::Edits,
-        (importance, text, computing): (Option<&convert::Importance>, Option<&crate::calibrate::Calibration>, BackendArgs),
+        (importance, text, computing): (
+            Option<&convert::Importance>,
+            Option<&crate::calibrate::Calibration>,
+            BackendArgs,
+        ),
         record: &mut Record,
         ui: &Ui,
     ) -> Result<target::Decided> {

@@ -3,10 +3,10 @@
 use super::Run;
 use super::calibrate::{is_legacy, save};
 use crate::calibrate::{TensorStatistics, statistics};
+use crate::outln;
 use crate::output;
 use crate::report::{self, Table};
 use crate::ui::Ui;
-use crate::outln;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use qconv_formats::imatrix::Imatrix as Matrix;
@@ -90,7 +90,10 @@ impl Imatrix {
             let matrix = Matrix::open(path)?;
             if let Some(first) = matrix.ignored.first() {
                 let n = matrix.ignored.len();
-                ui.warn(format!("{}: {n} of its tensors are neither sums nor counts and are left out: {first} ...", path.display()));
+                ui.warn(format!(
+                    "{}: {n} of its tensors are neither sums nor counts and are left out: {first} ...",
+                    path.display()
+                ));
             }
             all.push((path, matrix));
         }
@@ -101,9 +104,14 @@ impl Imatrix {
             for (path, matrix) in &mut all {
                 if matrix.is_legacy() && self.chunk_size.is_none() {
                     let size = told.unwrap_or(CHUNK);
-                    ui.warn(format!("{}: the legacy form does not tell the tokens of a chunk; {size} are assumed (--chunk-size)", path.display()));
+                    ui.warn(format!(
+                        "{}: the legacy form does not tell the tokens of a chunk; {size} are assumed (--chunk-size)",
+                        path.display()
+                    ));
                 }
-                matrix.count_tokens(self.chunk_size.or(told).unwrap_or(CHUNK)).with_context(|| path.display().to_string())?;
+                matrix
+                    .count_tokens(self.chunk_size.or(told).unwrap_or(CHUNK))
+                    .with_context(|| path.display().to_string())?;
             }
         }
         let mut files = all.into_iter();
@@ -116,7 +124,10 @@ impl Imatrix {
             }
             if matrix.chunk_size != sum.chunk_size {
                 let (a, b) = (sum.chunk_size, matrix.chunk_size);
-                ui.warn(format!("{}: its chunks have {b} tokens, the first file's {a}; chunks are counted in those", path.display()));
+                ui.warn(format!(
+                    "{}: its chunks have {b} tokens, the first file's {a}; chunks are counted in those",
+                    path.display()
+                ));
             }
             sum.add(&matrix).with_context(|| path.display().to_string())?;
         }
@@ -131,7 +142,21 @@ fn missing(a: &Matrix, b: &Matrix) -> Vec<String> {
 
 fn table(all: &[TensorStatistics]) -> Table {
     let mut table = Table::new(&[
-        "tensor", "columns", "inputs", "sum", "min", "max", "mean", "std", "active", "entropy", "of max", "ZD", "cosine", "zero", "unvisited",
+        "tensor",
+        "columns",
+        "inputs",
+        "sum",
+        "min",
+        "max",
+        "mean",
+        "std",
+        "active",
+        "entropy",
+        "of max",
+        "ZD",
+        "cosine",
+        "zero",
+        "unvisited",
     ]);
     let percent = |x: f64| format!("{:.2}%", 100.0 * x);
     for s in all {

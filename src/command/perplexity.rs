@@ -108,12 +108,7 @@ impl Task for Job<'_> {
         tokenizer.warnings().iter().for_each(|w| ui.warn(w));
         let text = eval::read_text(&args.file)?;
         let tokens = eval::tokens(&tokenizer, &text);
-        let options = Options {
-            ctx: args.ctx,
-            stride: args.stride,
-            chunks: args.chunks,
-            bos: eval::bos(&tokenizer),
-        };
+        let options = Options { ctx: args.ctx, stride: args.stride, chunks: args.chunks, bos: eval::bos(&tokenizer) };
         let trained = engine.plan().context;
         if args.ctx > trained {
             ui.warn(format!("the model was trained on {trained} positions; windows of {} go beyond", args.ctx));

@@ -61,7 +61,11 @@ impl Run for Tokenize {
             writeln!(out)?;
         } else {
             for (id, piece) in ids.iter().zip(pieces) {
-                writeln!(out, "{id:6}  '{}'", piece.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\""))?;
+                writeln!(
+                    out,
+                    "{id:6}  '{}'",
+                    piece.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+                )?;
             }
             writeln!(out, "{} tokens", ids.len())?;
         }

@@ -1,10 +1,10 @@
 //! `qconv types`
 
 use super::Run;
+use crate::outln;
 use crate::recipe;
 use crate::report::{self, Table};
 use crate::ui::Ui;
-use crate::outln;
 use qconv_formats::block::{self, Importance};
 
 /// Arguments of `qconv types`.
@@ -18,7 +18,8 @@ pub struct Types {
 impl Run for Types {
     fn run(self, _ui: &Ui) -> anyhow::Result<()> {
         if self.json {
-            let mixes = recipe::ALL.iter().map(|m| serde_json::json!({"name": m.name, "default": m.default, "help": m.help}));
+            let mixes =
+                recipe::ALL.iter().map(|m| serde_json::json!({"name": m.name, "default": m.default, "help": m.help}));
             let formats = block::ALL.iter().map(|f| {
                 serde_json::json!({
                     "name": f.name, "ggml_id": f.ggml_id, "block_weights": f.block_weights, "block_bytes": f.block_bytes,
@@ -35,7 +36,9 @@ impl Run for Types {
             table.row([mix.name, mix.default, mix.help]);
         }
         table.print();
-        outln!("\nBlock formats of tensors (--tensor-type REGEX=FORMAT, --output-tensor-type, --token-embedding-type):\n");
+        outln!(
+            "\nBlock formats of tensors (--tensor-type REGEX=FORMAT, --output-tensor-type, --token-embedding-type):\n"
+        );
         let mut table = Table::new(&["format", "bits/weight", "block", "importance", "relative error"]);
         for f in block::ALL.iter().filter(|f| f.quantize.is_some()) {
             let importance = match f.importance {

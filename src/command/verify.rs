@@ -201,7 +201,16 @@ fn worst(reports: &[TensorReport]) -> Option<&TensorReport> {
 
 fn tensors(reports: &[TensorReport]) -> Table {
     let mut table = Table::new(&[
-        "tensor", "type", "relative error", "plain", "max error", "SNR dB", "cosine", "exact blocks", "worst block", "verdict",
+        "tensor",
+        "type",
+        "relative error",
+        "plain",
+        "max error",
+        "SNR dB",
+        "cosine",
+        "exact blocks",
+        "worst block",
+        "verdict",
     ]);
     for r in reports {
         table.row([

@@ -27,12 +27,11 @@ pub fn share_read(model: &Model, plan: &Plan, tensor: &ModelTensor) -> f64 {
 /// are in, so many rows of its largest matrix as 4 MiB hold. Below the bandwidth of memory, arithmetic is what bounds
 /// generation. `None` for a model without matrices in its layers.
 pub fn cached_rate<B: Backend>(backend: &B, model: &Model) -> anyhow::Result<Option<(&'static str, f64)>> {
-    let matrices = || model.tensors().iter().filter(|t| t.name.starts_with("blk.") && t.shape.dims().len() >= 2);
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    matrices().for_each(|t| *bytes.entry(t.format.name).or_default() += t.stored_bytes());
+    model.layer_matrices().for_each(|t| *bytes.entry(t.format.name).or_default() += t.stored_bytes());
     let Some((format, _)) = bytes.into_iter().max_by_key(|(_, bytes)| *bytes) else { return Ok(None) };
-    let largest: Option<&ModelTensor> = matrices().filter(|t| t.format.name == format).max_by_key(|t| t.stored_bytes());
-    let Some(tensor) = largest else { return Ok(None) };
+    let of_format = model.layer_matrices().filter(|t| t.format.name == format);
+    let Some(tensor) = of_format.max_by_key(|t| t.stored_bytes()) else { return Ok(None) };
     let packed = model.packed(tensor)?;
     let rows = (BYTES / packed.row_bytes().max(1)).clamp(1, packed.shape().rows());
     let (part, cols) = (packed.rows(0..rows), packed.shape().cols());

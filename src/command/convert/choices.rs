@@ -1,7 +1,7 @@
 //! What the new file is to be: everything on which its bytes depend but the source.
 
-use crate::convert::ImportanceArgs;
 use super::naming::Naming;
+use crate::convert::ImportanceArgs;
 use crate::convert::{Edits, Layers, Setting};
 use crate::error::caller;
 use crate::method::{self, Methods};
@@ -155,7 +155,8 @@ pub fn parse_mix(name: &str) -> Result<&'static Mix, String> {
 
 /// The list of methods, for help.
 fn methods_help() -> String {
-    let mut help = "How weights are quantized: any number of transforms, then a quantizer, with + between them".to_owned();
+    let mut help =
+        "How weights are quantized: any number of transforms, then a quantizer, with + between them".to_owned();
     for method in method::ALL {
         let kind = if method.is_transform() { "transform: " } else { "" };
         help += &format!("\n- {}: {kind}{}", method.name, method.help);

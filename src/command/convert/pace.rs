@@ -25,7 +25,8 @@ impl Pace {
     pub fn measure(case: &Case, asked: f64, plan: &Plan, problem: &Problem) -> Result<Self> {
         let decided: BTreeSet<&str> = problem.items.iter().map(|item| item.tensor.name.as_str()).collect();
         let others = || plan.tensors.iter().filter(|p| !decided.contains(p.tensor.name.as_str()));
-        let mut formats: Vec<&'static BlockFormat> = problem.items.iter().flat_map(|item| item.formats.clone()).collect();
+        let mut formats: Vec<&'static BlockFormat> =
+            problem.items.iter().flat_map(|item| item.formats.clone()).collect();
         formats.extend(others().map(|p| p.format));
         let speeds = Speeds::measure(case.model, &formats, case.computing, case.ui)?;
         let fixed = others().map(|p| speeds.seconds(p.tensor, p.format)).sum();

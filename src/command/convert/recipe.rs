@@ -132,10 +132,22 @@ mod tests {
             &["--description", "d", "--license", "l", "--override-kv", "k=i64:-3", "--imatrix", "i.gguf"],
             &["--include-weights", "w", "--split-parts", "3"],
         ];
-        let text = ["--calibration", "t.txt", "--calibration-ctx", "7", "--calibration-chunks", "3", "--calibration-from", "quantized"];
+        let text = [
+            "--calibration",
+            "t.txt",
+            "--calibration-ctx",
+            "7",
+            "--calibration-chunks",
+            "3",
+            "--calibration-from",
+            "quantized",
+        ];
         let parse = |args: &[&str]| Again::try_parse_from(args).unwrap_or_else(|e| panic!("{e}"));
         let calibrated = parse(&text).choices.importance.recipe();
-        assert_eq!(calibrated, ["--calibration=t.txt", "--calibration-ctx=7", "--calibration-chunks=3", "--calibration-from=quantized"]);
+        assert_eq!(
+            calibrated,
+            ["--calibration=t.txt", "--calibration-ctx=7", "--calibration-chunks=3", "--calibration-from=quantized"]
+        );
         let again = parse(&all.concat());
         let recipe = |a: &Again| [a.choices.recipe().unwrap(), a.splitting.recipe(None)].concat();
         let first = recipe(&again);

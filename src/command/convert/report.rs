@@ -29,19 +29,30 @@ pub fn summary(summary: &Summary, ui: &Ui) -> Result<()> {
     );
     let mut notes = vec![format!("{} tensors", summary.tensors)];
     if summary.fallbacks > 0 {
-        notes.push(format!("{} in another type than the mix asks for ({:+.3} bits per weight)", summary.fallbacks, summary.fallback_bits_per_weight));
+        notes.push(format!(
+            "{} in another type than the mix asks for ({:+.3} bits per weight)",
+            summary.fallbacks, summary.fallback_bits_per_weight
+        ));
     }
     notes.extend(summary.importance.as_ref().map(|i| i.note()));
     if summary.resumed > 0 {
         notes.push(format!("{} of them from an interrupted run", summary.resumed));
     }
-    notes.push(if summary.verified { "structure verified".into() } else { "structure not verified (--no-verify)".to_owned() });
+    notes.push(if summary.verified {
+        "structure verified".into()
+    } else {
+        "structure not verified (--no-verify)".to_owned()
+    });
     let warnings = ui.warnings().len();
     notes.push(format!("{warnings} warning{}", if warnings == 1 { "" } else { "s" }));
     ui.note(format!("  {}", notes.join("; ")));
     if let Some(cpu) = &summary.cpu_seconds {
-        let stages =
-            [("reading", cpu.reading), ("quantizing", cpu.quantizing), ("hashing", cpu.hashing), ("writing", cpu.writing)];
+        let stages = [
+            ("reading", cpu.reading),
+            ("quantizing", cpu.quantizing),
+            ("hashing", cpu.hashing),
+            ("writing", cpu.writing),
+        ];
         let stages = stages.map(|(name, time)| format!("{name} {}", ui::seconds(time)));
         ui.note(format!("  CPU time: {}", stages.join(", ")));
     }
@@ -58,10 +69,14 @@ pub fn decided(decided: &Decided, seconds: f64, ui: &Ui) {
         ),
         None => String::new(),
     };
-    let exact = if gap < 0.005 { "no other plan has a smaller sum".into() } else { format!("no other plan has a sum smaller by more than {gap:.2}%") };
-    let speed = decided.predicted_tokens_per_second.map_or(String::new(), |rate| {
-        format!("about {rate:.0} tokens/s expected here (`qconv bench` measures); ")
-    });
+    let exact = if gap < 0.005 {
+        "no other plan has a smaller sum".into()
+    } else {
+        format!("no other plan has a sum smaller by more than {gap:.2}%")
+    };
+    let speed = decided
+        .predicted_tokens_per_second
+        .map_or(String::new(), |rate| format!("about {rate:.0} tokens/s expected here (`qconv bench` measures); "));
     ui.note(format!(
         "budget: files of {} ({} bytes); {speed}{quality}{exact}; decided in {}",
         ui::bytes(decided.bytes),

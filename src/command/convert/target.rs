@@ -156,9 +156,13 @@ impl TargetArgs {
             let rest = plan.bytes() - starting;
             let bpw = |bytes: u64| (bytes + rest) as f64 * 8.0 / weights as f64;
             let room = ((bits * weights as f64 / 8.0) as u64).checked_sub(rest);
-            self.refuse_extremes(&format!("--target-bpw {bits}"), bits, bpw(problem.smallest()), bpw(problem.largest()), |x| {
-                format!("{x:.3} bits per weight")
-            })?;
+            self.refuse_extremes(
+                &format!("--target-bpw {bits}"),
+                bits,
+                bpw(problem.smallest()),
+                bpw(problem.largest()),
+                |x| format!("{x:.3} bits per weight"),
+            )?;
             solve(room.unwrap_or(0))?.ok_or_else(|| caller("no plan is that small"))?
         } else if pace.is_some() && self.target_kld.is_none() {
             solve(problem.largest())?.ok_or_else(|| caller("no plan is that fast"))?
@@ -216,8 +220,7 @@ impl TargetArgs {
         };
         let all = if self.candidates.is_empty() { block::ALL } else { &self.candidates[..] };
         let quantized = |f: &BlockFormat| !self.candidates.is_empty() || f.is_quantized();
-        let mut formats: Vec<&'static BlockFormat> =
-            all.iter().copied().filter(|f| quantized(f) && fits(f)).collect();
+        let mut formats: Vec<&'static BlockFormat> = all.iter().copied().filter(|f| quantized(f) && fits(f)).collect();
         if self.candidates.is_empty() || formats.is_empty() {
             let half = &block::F16;
             formats.push(if tensor.format.is_quantized() { half } else { tensor.format });
@@ -259,10 +262,20 @@ impl TargetArgs {
         Err(caller(format!("{asked}: the smallest plan of these candidates has {}", bytes(least as f64))))
     }
 
-    fn refuse_extremes(&self, asked: &str, most: f64, smallest: f64, largest: f64, show: impl Fn(f64) -> String) -> Result<()> {
+    fn refuse_extremes(
+        &self,
+        asked: &str,
+        most: f64,
+        smallest: f64,
+        largest: f64,
+        show: impl Fn(f64) -> String,
+    ) -> Result<()> {
         if most < smallest {
             let hint = "ask for more, or for other --candidates";
-            return Err(caller(format!("{asked}: the smallest plan of these candidates has {}; {hint}", show(smallest))));
+            return Err(caller(format!(
+                "{asked}: the smallest plan of these candidates has {}; {hint}",
+                show(smallest)
+            )));
         }
         if most >= largest {
             let hint = "there is nothing to decide: take a --type";
@@ -288,7 +301,9 @@ fn within_divergence(problem: &Problem, most: f64, meter: &Meter) -> Result<Foun
         }
         aim *= (0.98 * most / measured.max(1e-12)).clamp(0.25, 4.0);
     }
-    best.ok_or_else(|| caller(format!("--target-kld {most}: no plan of these candidates comes that near to the original")))
+    best.ok_or_else(|| {
+        caller(format!("--target-kld {most}: no plan of these candidates comes that near to the original"))
+    })
 }
 
 fn found_smallest(problem: &Problem, found: Option<&Found>) -> bool {

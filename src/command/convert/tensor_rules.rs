@@ -53,9 +53,8 @@ pub(super) fn nearest_mix(
     let mut options = choices.options()?;
     options.has_imatrix = has_imatrix;
     let muted = Ui::muted();
-    let works = |mix: &'static Mix| {
-        Plan::new(case.model, mix, &options, case.edits, choices.allow_requantize, &muted).is_ok()
-    };
+    let works =
+        |mix: &'static Mix| Plan::new(case.model, mix, &options, case.edits, choices.allow_requantize, &muted).is_ok();
     let mix = near.into_iter().map(|(_, mix)| mix).find(|mix| works(mix));
     mix.ok_or_else(|| caller("no type can hold this plan; name one by --type"))
 }
@@ -71,10 +70,7 @@ mod tests {
         let names = ["blk.0.attn_v.weight", "blk.1.attn_v.weight", "blk.10.attn_v.weight", "token_embd.weight"];
         let all = rules(names.into_iter().zip([q4, q6, q4, q6])).unwrap();
         let texts: Vec<&str> = all.iter().map(|r| r.pattern.as_str()).collect();
-        assert_eq!(
-            texts,
-            [r"^blk\.(0|10)\.attn_v\.weight$", r"^blk\.1\.attn_v\.weight$", r"^token_embd\.weight$"]
-        );
+        assert_eq!(texts, [r"^blk\.(0|10)\.attn_v\.weight$", r"^blk\.1\.attn_v\.weight$", r"^token_embd\.weight$"]);
         for (name, format) in names.into_iter().zip([q4, q6, q4, q6]) {
             let fits: Vec<_> = all.iter().filter(|r| r.fits(name).unwrap()).collect();
             assert_eq!((fits.len(), fits[0].format), (1, format), "{name}");

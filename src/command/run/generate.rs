@@ -134,7 +134,10 @@ impl<B: Backend> Setting<'_, B> {
             }
             let next = if sampler.is_greedy() { session.best_token()? } else { sampler.sample(session.last_logits()?) };
             let Some(token) = next else {
-                bail!("the model's logits are not finite at position {}; `qconv verify` may tell why", session.length());
+                bail!(
+                    "the model's logits are not finite at position {}; `qconv verify` may tell why",
+                    session.length()
+                );
             };
             if first.is_none() {
                 first = Some(Instant::now());
