@@ -8,7 +8,7 @@
 #pragma once
 #include "decode.cuh"
 
-struct Scale {
+struct __align__(8) Scale {   // loaded at once
     float d;
     int16_t sum[2];   // of codes 0-15 and 16-31: at most 16 * 127
 };

@@ -44,7 +44,6 @@ OPTIONS = ["--std=c++17", "--restrict", "--extra-device-vectorization"]
 ALLOWED_SPILLS = [
     (r"attention[14]_256", 256, "sums of 16 rows of 256 are more than a thread's 255 registers, with Turing's assembler"),
     (r"matmul(16|64)_\w+", 32, "registers are capped so that two blocks share a multiprocessor"),
-    (r"matvec[18]_\w+", 32, "the assembler aims at 56 or 64 registers, so that the loads of enough warps are under way"),
 ]
 
 

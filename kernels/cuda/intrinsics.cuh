@@ -12,6 +12,8 @@
     static void name(__VA_ARGS__);                              \
     static stand_in::Kernel name##_listed(#name, threads, name); \
     static void name(__VA_ARGS__)
+// One of which a multiprocessor should hold so many blocks: the assembler may then use the registers that they leave.
+#define KERNEL_RESIDENT(threads, blocks, name, ...) KERNEL(threads, name, __VA_ARGS__)
 // The block's dynamic shared memory, as many bytes as the launch gave, aligned to 16.
 #define DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(stand_in::dynamic_shared())
 
@@ -33,6 +35,7 @@ static constexpr unsigned ALL_LANES = 0xffffffffu;
 #endif
 
 #define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+#define KERNEL_RESIDENT(threads, blocks, name, ...) extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define DYNAMIC_SHARED(type, name)                                     \
     extern __shared__ __align__(16) unsigned char dynamic_shared_[];   \
     type* const name = reinterpret_cast<type*>(dynamic_shared_)

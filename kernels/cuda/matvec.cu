@@ -13,9 +13,11 @@
 // 1. All loads of a thread are 16 bytes where the format has as many for 32 weights, and neighbouring threads load neighbouring
 //    bytes: the planes of decode.cuh.
 // 2. Bytes in flight hide the latency: with one token a thread asks for a group of four rows at once (72 bytes of Q4_K, 136 of
-//    Q8_0) before it waits for any: at 64 registers 1024 threads of a multiprocessor have 72 KiB of Q4_K under way. A device of
-//    4.8 TB/s and 132 multiprocessors moves 29 KiB for each of them in 800 ns. A row of 4096 is one group for each of 128
-//    threads: no loop could have more under way by looking ahead.
+//    Q8_0) before it waits for any. Left alone, the assembler spares registers and puts the loads behind the arithmetic of the row
+//    before (seen in its output: two to four waits one after the other). Told that six blocks shall be resident it has 80
+//    registers and leaves the loads where they are; only IQ2 and IQ3 have some of their table look-ups behind. 768 threads then have
+//    54 KiB of Q4_K under way. A device of 4.8 TB/s and 132 multiprocessors moves 29 KiB for each of them in 800 ns. A row of
+//    4096 is one group for each of 128 threads: no loop could have more under way by looking ahead.
 // 3. Rows share a thread's activations. With up to 8 tokens two rows do, whose decoded weights stay in registers.
 // 4. Threads of a block split columns, not rows: a matrix of few rows still fills the GPU. The host picks the number of
 //    threads so that each has work (32 .. 128).
@@ -120,7 +122,6 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
 
     float sums[ROWS][N] = {};
     const bool whole = cols % STEP == 0;   // rows of x are 16-byte aligned, and no step crosses their end
-#pragma unroll(N == 1 ? 4 : 1)
     for (int step = threadIdx.x; step < steps; step += blockDim.x) {
         uint4 raw[ROWS];
 #pragma unroll
@@ -152,17 +153,18 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
     finish(sums, part, first, token, n);
 }
 
-// Rows of a block.
+// Rows of a block, and blocks that a multiprocessor should hold (2 above; none in particular with more tokens).
 template <int N> static constexpr int ROWS_OF = N == 1 ? 4 : 2;
+template <int N> static constexpr int RESIDENT = N == 1 ? 6 : 1;
 
 // All kernels take the same parameters: codes and scales are for quantized formats, x for floats.
 #define MATVEC(F, N)                                                                                          \
-    KERNEL(128, matvec##N##_##F, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
+    KERNEL_RESIDENT(128, RESIDENT<N>, matvec##N##_##F, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
         matvec<F, ROWS_OF<N>, N>(GIVEN_PARTS, codes, scales, cols, n);                                        \
     }
 #define MATVEC_FLOATS(F, N)                                                                                   \
-    KERNEL(128, matvec##N##_##F, PARTS, const int8_t*, const Scale*, const float* x, int cols, int n) {      \
-        matvec_floats<F, 2, N>(GIVEN_PARTS, x, cols, n);                                                      \
+    KERNEL_RESIDENT(128, RESIDENT<N>, matvec##N##_##F, PARTS, const int8_t*, const Scale*, const float* x, int cols, int n) { \
+        matvec_floats<F, ROWS_OF<N>, N>(GIVEN_PARTS, x, cols, n);                                                      \
     }
 #define MATVECS(F) MATVEC(F, 1) MATVEC(F, 8)
 #define MATVECS_FLOATS(F) MATVEC_FLOATS(F, 1) MATVEC_FLOATS(F, 8)
@@ -172,7 +174,7 @@ FOR_ALL_FLOATS(MATVECS_FLOATS)
 
 // One token, two formats: parts from number `second` on are of the second.
 #define MATVEC_PAIR(A, B)                                                                                     \
-    KERNEL(128, matvec1_##A##_##B, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n, int second) { \
+    KERNEL_RESIDENT(128, RESIDENT<1>, matvec1_##A##_##B, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n, int second) { \
         const Parts parts = GIVEN_PARTS;                                                                      \
         if (blockIdx.x < tiles_before<ROWS_OF<1>>(parts, second)) matvec<A, ROWS_OF<1>, 1>(parts, codes, scales, cols, n); \
         else matvec<B, ROWS_OF<1>, 1>(parts, codes, scales, cols, n);                                         \

@@ -3,24 +3,34 @@
 // 1. Device memory is host memory, filled with 0xff: what was never written is NaN. Every copy is checked against the
 //    allocations. Streams run at once, in the order of the calls; a stream that captures keeps the calls in a graph.
 // 2. As in CUDA, a kernel that failed leaves the context unusable: all later calls give the same error.
-// 3. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB) make
-//    devices that qconv has to refuse. QCONV_STAND_IN_NVML=0: the management library does not start.
+// 3. It refuses what a device refuses, with the driver's errors: calls without a current context; grids, blocks and shared memory
+//    beyond the device's; images for other devices, and kernels that an image has not (it looks into them: kernels itself run from
+//    the sources); while recording, what would wait, allocate or end the recording. It is stricter where a device would
+//    take what nobody can want: recorded copies from and to the host's memory, and recorded allocations.
+// 4. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB) make
+//    devices that qconv has to refuse. QCONV_STAND_IN_POOLS=0: no memory pools. QCONV_STAND_IN_NVML=0: the management library
+//    does not start.
+#include "image.h"
 #include "runtime.h"
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
 
 // CUresult, as far as it is used here. Source: cuda.h 12.4.
 enum Status {
-    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_HANDLE = 400, NOT_FOUND = 500,
-    LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901
+    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500, OUT_OF_RESOURCES = 701, LAUNCH_FAILED = 719,
+    CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURED_EVENT = 907, CAPTURE_WRONG_THREAD = 908
 };
 struct StatusName { Status status; const char *name, *sentence; };
 constexpr StatusName STATUS_NAMES[] = {
@@ -29,22 +39,36 @@ constexpr StatusName STATUS_NAMES[] = {
     {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
     {NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
     {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
+    {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {NO_BINARY, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure (the stand-in told more on standard error)"},
     {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
     {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
+    {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
+    {CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"},
 };
 
 using Step = std::function<Status()>;
 using Clock = std::chrono::steady_clock;
 struct Graph { std::vector<Step> steps; };
-struct Stream { Graph* capture = nullptr; };
+struct Stream {
+    Graph* capture = nullptr;
+    bool broken = false;                  // the recording: something was called that cannot be recorded
+    std::thread::id by;
+};
+struct Event { Clock::time_point time; bool timed, recorded = false, captured = false; };
 
-// Streams that this thread captures: recordings are thread-local, and other threads may allocate meanwhile.
-thread_local unsigned capturing = 0;
-struct Event { Clock::time_point time; bool timed; };
-struct Function { const stand_in::Kernel* kernel; unsigned most_shared = 48 << 10; };
+constexpr unsigned UNASKED = 48 << 10;    // shared memory that a block gets without asking
+struct Function { const stand_in::Kernel* kernel; unsigned own_shared, most_shared = UNASKED; };
+struct Module { stand_in::Image image; std::map<std::string, Function> functions; };
+
+// The context that this thread has made its own: nearly all calls need one.
+thread_local void* current = nullptr;
+#define NEED_CONTEXT if (!current) return refuse(INVALID_CONTEXT, __func__, "this thread has no current context")
 
 struct Device {
     std::recursive_mutex mutex;           // tests run on several threads; one thing happens at a time
@@ -52,7 +76,7 @@ struct Device {
     size_t used = 0;
     Status broken = SUCCESS;
     Stream null_stream;
-    std::map<const stand_in::Kernel*, Function> functions;
+    std::set<Stream*> capturing;          // by any thread
 
     // Never destroyed: tests may still free memory while the process ends.
     static Device& get() { static Device& device = *new Device; return device; }
@@ -68,6 +92,24 @@ void capability(int& major, int& minor) {
     if (sscanf(setting("QCONV_STAND_IN_CAPABILITY", "9.0"), "%d.%d", &major, &minor) != 2) major = minor = 0;
 }
 
+
+// Bytes of shared memory that a block may have if it asks. Source: CUDA C++ Programming Guide, table of compute capabilities.
+unsigned most_shared() {
+    int major, minor;
+    capability(major, minor);
+    switch (10 * major + minor) {
+        case 75: return 64 << 10;
+        case 80: case 87: return 163 << 10;
+        case 86: case 89: case 120: case 121: return 99 << 10;
+        default: return 227 << 10;
+    }
+}
+
+Status refuse(Status status, const char* call, const char* why) {
+    fprintf(stderr, "stand-in libcuda: %s: %s\n", call, why);
+    return status;
+}
+
 Stream& stream_of(void* stream) {  // 0, 1 and 2 name the default streams
     return reinterpret_cast<uintptr_t>(stream) > 2 ? *static_cast<Stream*>(stream) : Device::get().null_stream;
 }
@@ -77,12 +119,34 @@ Status submit(void* stream, Step step) {
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     if (device.broken) return device.broken;
-    if (Graph* graph = stream_of(stream).capture) {
-        graph->steps.push_back(std::move(step));
+    Stream& s = stream_of(stream);
+    if (s.capture && s.broken) return CAPTURE_INVALIDATED;
+    if (s.capture) {
+        s.capture->steps.push_back(std::move(step));
         return SUCCESS;
     }
     return step();
 }
+
+// What cannot be recorded: it breaks the recordings of `whose` and is refused.
+enum Whose { THREADS, EVERYBODYS };
+Status unless_recording(Whose whose, const char* call) {
+    Device& device = Device::get();
+    std::lock_guard lock(device.mutex);
+    bool any = false;
+    for (Stream* s : device.capturing)
+        if (whose == EVERYBODYS || s->by == std::this_thread::get_id()) any = s->broken = true;
+    return any ? refuse(CAPTURE_UNSUPPORTED, call, "not while a stream is recorded") : SUCCESS;
+}
+Status unless_recorded(void* stream, const char* call) {
+    Stream& s = stream_of(stream);
+    std::lock_guard lock(Device::get().mutex);
+    if (!s.capture) return SUCCESS;
+    s.broken = true;
+    return refuse(CAPTURE_UNSUPPORTED, call, "not on a stream that is recorded");
+}
+#define NOT_RECORDING(whose) if (Status status = unless_recording(whose, __func__)) return status
+#define NOT_RECORDED(stream) if (Status status = unless_recorded(stream, __func__)) return status
 
 bool allocated(uint64_t at, size_t bytes) {
     Device& device = Device::get();
@@ -120,8 +184,9 @@ CUDA_API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 38: *value = 4 << 20; break; // second-level cache
         case 75: *value = major; break;
         case 76: *value = minor; break;
-        case 97: *value = 227 << 10; break; // shared memory of a block that asks for more
-        default: *value = 0; break;       // 115, memory pools: none, so that cudarc calls cuMemAlloc_v2
+        case 97: *value = int(most_shared()); break;
+        case 115: *value = atoi(setting("QCONV_STAND_IN_POOLS", "1")); break; // memory pools: cudarc then calls cuMemAllocAsync
+        default: *value = 0; break;
     }
     return SUCCESS;
 }
@@ -129,22 +194,29 @@ CUDA_API cuDeviceGetAttribute(int* value, int attribute, int) {
 // ---- the context: there is one
 CUDA_API cuDevicePrimaryCtxRetain(void** context, int) { *context = &Device::get(); return SUCCESS; }
 CUDA_API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
-CUDA_API cuCtxSetCurrent(void*) { return SUCCESS; }
-CUDA_API cuCtxGetCurrent(void** context) { *context = &Device::get(); return SUCCESS; }
-CUDA_API cuCtxSynchronize() { return capturing ? CAPTURE_UNSUPPORTED : Device::get().broken; }
+CUDA_API cuCtxSetCurrent(void* context) { current = context; return SUCCESS; }
+CUDA_API cuCtxGetCurrent(void** context) { *context = current; return SUCCESS; }
+// "It is invalid to synchronize a broader handle which encompasses active stream capture": CUDA C++ Programming Guide, graphs.
+CUDA_API cuCtxSynchronize() {
+    NEED_CONTEXT;
+    NOT_RECORDING(EVERYBODYS);
+    return Device::get().broken;
+}
 
 // ---- memory
 CUDA_API cuMemGetInfo_v2(size_t* free, size_t* total) {
+    NEED_CONTEXT;
     std::lock_guard lock(Device::get().mutex);
     *total = total_memory();
     *free = *total - std::min(*total, Device::get().used);
     return SUCCESS;
 }
-CUDA_API cuMemAlloc_v2(uint64_t* at, size_t bytes) {
+
+namespace {
+Status allocate(uint64_t* at, size_t bytes) {
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     if (device.broken) return device.broken;
-    if (capturing) return CAPTURE_UNSUPPORTED;
     if (!bytes) return INVALID_VALUE;
     if (bytes > total_memory() - std::min(total_memory(), device.used)) return OUT_OF_MEMORY;
     void* memory = nullptr;
@@ -155,81 +227,152 @@ CUDA_API cuMemAlloc_v2(uint64_t* at, size_t bytes) {
     *at = reinterpret_cast<uint64_t>(memory);
     return SUCCESS;
 }
-CUDA_API cuMemFree_v2(uint64_t at) {
+Status release(uint64_t at) {
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     auto found = device.memory.find(at);
     if (found == device.memory.end()) return INVALID_VALUE;
     device.used -= found->second;
+    memset(pointer(at), 0xff, found->second);  // what a graph still reads there is no number
     device.memory.erase(found);
     free(pointer(at));
     return SUCCESS;
 }
-CUDA_API cuMemHostAlloc(void** memory, size_t bytes, unsigned) { return (*memory = malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY; }
+}  // namespace
+
+CUDA_API cuMemAlloc_v2(uint64_t* at, size_t bytes) {
+    NEED_CONTEXT;
+    NOT_RECORDING(THREADS);
+    return allocate(at, bytes);
+}
+CUDA_API cuMemFree_v2(uint64_t at) {
+    NEED_CONTEXT;
+    NOT_RECORDING(THREADS);
+    return release(at);
+}
+// A device records both, as memory that belongs to the graph: not what anybody means who keeps the address.
+CUDA_API cuMemAllocAsync(uint64_t* at, size_t bytes, void* stream) {
+    NEED_CONTEXT;
+    NOT_RECORDED(stream);
+    return allocate(at, bytes);
+}
+CUDA_API cuMemFreeAsync(uint64_t at, void* stream) {  // needs no current context, since the stream has one
+    NOT_RECORDED(stream);
+    return release(at);
+}
+CUDA_API cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+    NEED_CONTEXT;
+    NOT_RECORDING(THREADS);
+    return (*memory = malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY;
+}
 CUDA_API cuMemFreeHost(void* memory) { free(memory); return SUCCESS; }
+// A device records copies from and to the host with the host's address, where something else may lie at the time of a launch.
 CUDA_API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
+    NEED_CONTEXT;
+    NOT_RECORDED(stream);
     if (!allocated(to, bytes)) return INVALID_VALUE;
     return submit(stream, [=] { memcpy(pointer(to), from, bytes); return SUCCESS; });
 }
 CUDA_API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
+    NEED_CONTEXT;
+    NOT_RECORDED(stream);
     if (!allocated(from, bytes)) return INVALID_VALUE;
     return submit(stream, [=] { memcpy(to, pointer(from), bytes); return SUCCESS; });
 }
 CUDA_API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
+    NEED_CONTEXT;
     if (!allocated(from, bytes) || !allocated(to, bytes)) return INVALID_VALUE;
     return submit(stream, [=] { memmove(pointer(to), pointer(from), bytes); return SUCCESS; });
 }
 CUDA_API cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
+    NEED_CONTEXT;
     if (!allocated(to, bytes)) return INVALID_VALUE;
     return submit(stream, [=] { memset(pointer(to), value, bytes); return SUCCESS; });
 }
 
 // ---- streams, events
-CUDA_API cuStreamCreate(void** stream, unsigned) { *stream = new Stream; return SUCCESS; }
-CUDA_API cuStreamDestroy_v2(void* stream) { delete static_cast<Stream*>(stream); return SUCCESS; }
-CUDA_API cuStreamSynchronize(void* stream) { return stream_of(stream).capture ? CAPTURE_UNSUPPORTED : Device::get().broken; }
-CUDA_API cuStreamWaitEvent(void*, void*, unsigned) { return Device::get().broken; }
-CUDA_API cuEventCreate(void** event, unsigned flags) { *event = new Event{{}, !(flags & 2)}; return SUCCESS; }  // 2: not timed
+CUDA_API cuStreamCreate(void** stream, unsigned) { NEED_CONTEXT; *stream = new Stream; return SUCCESS; }
+CUDA_API cuStreamDestroy_v2(void* stream) {
+    std::lock_guard lock(Device::get().mutex);
+    Device::get().capturing.erase(static_cast<Stream*>(stream));
+    delete static_cast<Stream*>(stream);
+    return SUCCESS;
+}
+CUDA_API cuStreamSynchronize(void* stream) {
+    NEED_CONTEXT;
+    NOT_RECORDED(stream);
+    return Device::get().broken;
+}
+CUDA_API cuStreamWaitEvent(void*, void*, unsigned) { NEED_CONTEXT; return Device::get().broken; }
+CUDA_API cuEventCreate(void** event, unsigned flags) { NEED_CONTEXT; *event = new Event{{}, !(flags & 2)}; return SUCCESS; }  // 2: not timed
 CUDA_API cuEventDestroy_v2(void* event) { delete static_cast<Event*>(event); return SUCCESS; }
 CUDA_API cuEventRecord(void* event, void* stream) {
-    return submit(stream, [=] { static_cast<Event*>(event)->time = Clock::now(); return SUCCESS; });
+    NEED_CONTEXT;
+    Event* const e = static_cast<Event*>(event);
+    e->recorded = true;
+    e->captured = stream_of(stream).capture != nullptr;
+    return submit(stream, [=] { e->time = Clock::now(); return SUCCESS; });
 }
-CUDA_API cuEventSynchronize(void*) { return Device::get().broken; }
-CUDA_API cuEventQuery(void*) { return Device::get().broken; }
+
+namespace {
+// An event that is recorded in a graph tells nothing.
+Status waited_for(void* event, const char* call) {
+    if (!static_cast<Event*>(event)->captured) return Device::get().broken;
+    unless_recording(THREADS, call);
+    return refuse(CAPTURED_EVENT, call, "the event was recorded in a graph");
+}
+}  // namespace
+
+CUDA_API cuEventSynchronize(void* event) { NEED_CONTEXT; return waited_for(event, __func__); }
+CUDA_API cuEventQuery(void* event) { NEED_CONTEXT; return waited_for(event, __func__); }
 CUDA_API cuEventElapsedTime(float* milliseconds, void* start, void* end) {
+    NEED_CONTEXT;
     const Event *a = static_cast<Event*>(start), *b = static_cast<Event*>(end);
-    if (!a->timed || !b->timed) return INVALID_HANDLE;
+    if (!a->timed || !b->timed || !a->recorded || !b->recorded || a->captured || b->captured) return INVALID_HANDLE;
     *milliseconds = std::chrono::duration<float, std::milli>(b->time - a->time).count();
     return SUCCESS;
 }
 
 // ---- graphs
 CUDA_API cuStreamBeginCapture_v2(void* stream, int) {
+    NEED_CONTEXT;
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     Stream& s = stream_of(stream);
     if (&s == &device.null_stream || s.capture) return CAPTURE_UNSUPPORTED;
     s.capture = new Graph;
-    ++capturing;
+    s.broken = false;
+    s.by = std::this_thread::get_id();
+    device.capturing.insert(&s);
     return SUCCESS;
 }
 CUDA_API cuStreamEndCapture(void* stream, void** graph) {
+    NEED_CONTEXT;
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     Stream& s = stream_of(stream);
     if (!s.capture) return INVALID_VALUE;
-    *graph = s.capture;
+    if (s.by != std::this_thread::get_id()) return CAPTURE_WRONG_THREAD;
+    Graph* const recorded = s.capture;
     s.capture = nullptr;
-    --capturing;
+    device.capturing.erase(&s);
+    if (s.broken) {
+        delete recorded;
+        *graph = nullptr;
+        return CAPTURE_INVALIDATED;
+    }
+    *graph = recorded;
     return SUCCESS;
 }
 CUDA_API cuStreamIsCapturing(void* stream, int* status) { *status = stream_of(stream).capture ? 1 : 0; return SUCCESS; }
 CUDA_API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    NEED_CONTEXT;
     *executable = new Graph(*static_cast<Graph*>(graph));
     return SUCCESS;
 }
 CUDA_API cuGraphUpload(void*, void*) { return SUCCESS; }
 CUDA_API cuGraphLaunch(void* executable, void* stream) {
+    NEED_CONTEXT;
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     if (stream_of(stream).capture) return CAPTURE_UNSUPPORTED;
@@ -241,20 +384,41 @@ CUDA_API cuGraphLaunch(void* executable, void* stream) {
 CUDA_API cuGraphDestroy(void* graph) { delete static_cast<Graph*>(graph); return SUCCESS; }
 CUDA_API cuGraphExecDestroy(void* executable) { delete static_cast<Graph*>(executable); return SUCCESS; }
 
-// ---- modules: whatever is loaded, it has the kernels of this library
-CUDA_API cuModuleLoadData(void** module, const void*) { *module = &Device::get(); return SUCCESS; }
-CUDA_API cuModuleUnload(void*) { return SUCCESS; }
-CUDA_API cuModuleGetFunction(void** function, void*, const char* name) {
-    Device& device = Device::get();
-    std::lock_guard lock(device.mutex);
+// ---- modules: an image says which kernels there are, and for which devices; what runs are those of this library
+CUDA_API cuModuleLoadData(void** module, const void* data) {
+    NEED_CONTEXT;
+    NOT_RECORDING(THREADS);
+    auto loaded = std::make_unique<Module>();
+    if (!stand_in::read_image(data, loaded->image)) return refuse(INVALID_IMAGE, __func__, "neither a cubin nor PTX");
+    int major, minor;
+    capability(major, minor);
+    if (!loaded->image.runs_on(major, minor)) return refuse(NO_BINARY, __func__, "the image is for other devices");
+    *module = loaded.release();
+    return SUCCESS;
+}
+CUDA_API cuModuleUnload(void* module) {
+    NEED_CONTEXT;
+    NOT_RECORDING(THREADS);
+    delete static_cast<Module*>(module);
+    return SUCCESS;
+}
+CUDA_API cuModuleGetFunction(void** function, void* in, const char* name) {
+    NEED_CONTEXT;
+    Module& module = *static_cast<Module*>(in);
+    std::lock_guard lock(Device::get().mutex);
+    const auto known = module.image.kernels.find(name);
+    if (known == module.image.kernels.end()) return NOT_FOUND;
     for (const stand_in::Kernel* k = stand_in::Kernel::first; k; k = k->next)
         if (!strcmp(k->name, name)) {
-            Function& known = device.functions[k];
-            known.kernel = k;
-            *function = &known;
+            *function = &module.functions.try_emplace(name, Function{k, known->second}).first->second;
             return SUCCESS;
         }
-    return NOT_FOUND;
+    return refuse(NOT_FOUND, __func__, "an image has a kernel that the sources have not: run kernels/cuda/build.py");
+}
+CUDA_API cuFuncLoad(void*) {
+    NEED_CONTEXT;
+    NOT_RECORDING(THREADS);
+    return SUCCESS;
 }
 CUDA_API cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t* bytes) {
     const stand_in::Kernel& kernel = *static_cast<Function*>(function)->kernel;
@@ -269,9 +433,11 @@ CUDA_API cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t
     return SUCCESS;
 }
 CUDA_API cuFuncSetAttribute(void* function, int attribute, int value) {
+    NEED_CONTEXT;
     if (attribute != 8) return SUCCESS;   // 8: the most dynamic shared memory
-    if (value < 0 || value > 227 << 10) return INVALID_VALUE;
-    static_cast<Function*>(function)->most_shared = unsigned(value);
+    Function& f = *static_cast<Function*>(function);
+    if (value < 0 || unsigned(value) + f.own_shared > most_shared()) return refuse(INVALID_VALUE, __func__, "more shared memory than a block can have");
+    f.most_shared = unsigned(value);
     return SUCCESS;
 }
 CUDA_API cuFuncGetAttribute(int* value, int attribute, void* function) {
@@ -280,9 +446,18 @@ CUDA_API cuFuncGetAttribute(int* value, int attribute, void* function) {
 }
 CUDA_API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                         void* stream, void** parameters, void**) {
+    NEED_CONTEXT;
     const Function& f = *static_cast<Function*>(function);
     const stand_in::Kernel& kernel = *f.kernel;
-    if (shared > f.most_shared) return INVALID_VALUE;
+    // What the driver says at once; nothing is broken by it.
+    const uint64_t threads = uint64_t(bx) * by * bz;
+    char what[256];
+    snprintf(what, sizeof what, "%s: (%u,%u,%u) blocks of (%u,%u,%u) threads (declared: %u), %u + %u bytes of shared memory", kernel.name,
+             gx, gy, gz, bx, by, bz, kernel.threads, f.own_shared, shared);
+    if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 65535 || gz > 65535 || !threads || bx > 1024 || by > 1024 || bz > 64 || threads > 1024)
+        return refuse(INVALID_VALUE, __func__, what);
+    if (shared > f.most_shared || (f.most_shared == UNASKED && shared + f.own_shared > UNASKED)) return refuse(INVALID_VALUE, __func__, what);
+    if (threads > kernel.threads) return refuse(OUT_OF_RESOURCES, __func__, what);
     struct alignas(16) Room { char bytes[16]; };
     std::vector<std::vector<Room>> kept(kernel.count);  // a graph outlives the caller's variables
     for (unsigned i = 0; i < kernel.count; ++i) {
@@ -297,6 +472,20 @@ CUDA_API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, u
         fprintf(stderr, "stand-in libcuda: %s\n", message);
         return Device::get().broken = LAUNCH_FAILED;
     });
+}
+
+// ---- for tests of the stand-in itself: runs one block of a kernel of refusals.cu with 256 bytes of dynamic shared memory. What
+// it broke, or null; nothing is left broken.
+extern "C" __attribute__((visibility("default"))) const char* stand_in_refusal(const char* name, unsigned threads) {
+    std::lock_guard lock(Device::get().mutex);
+    int bytes = 256;
+    void* arguments[] = {&bytes};
+    for (const stand_in::Kernel* k = stand_in::Kernel::first; k; k = k->next)
+        if (!strcmp(k->name, name)) {
+            const char* message;
+            return stand_in::run_grid(*k, {1, 1, 1}, {threads, 1, 1}, unsigned(bytes), arguments, &message) ? nullptr : message;
+        }
+    return "there is no such kernel";
 }
 
 // ---- NVML, as far as qconv asks it: the same library under the name libnvidia-ml.so.1. Source: nvml.h 12.4.

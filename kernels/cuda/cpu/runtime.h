@@ -21,6 +21,11 @@ struct Site { const char* what; const char* file; unsigned line; };
 // Ends the grid with a message: the kernel broke a rule.
 [[noreturn]] [[gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
 
+// A device refuses addresses that are not aligned to what is loaded. (The undefined-behaviour sanitizer sees the other loads.)
+inline void aligned(const void* at, size_t bytes, Site site) {
+    if (reinterpret_cast<uintptr_t>(at) % bytes) fail("%s (%s:%u): %zu bytes are loaded from where they are not aligned", site.what, site.file, site.line, bytes);
+}
+
 // ---- threads of a block
 void barrier(Site site);                  // __syncthreads
 void* dynamic_shared();                   // the block's dynamic shared memory

@@ -2,7 +2,10 @@
 // Fragments lie over lanes as the PTX ISA 8.4 says (9.7.13.4, 9.7.14.5); `group` is lane / 4 and `in_group` lane % 4 there.
 #pragma once
 
-inline uint4 load_once(const void* from) { return *static_cast<const uint4*>(from); }
+inline uint4 load_once(const void* from, STAND_IN_SITE) {
+    stand_in::aligned(from, 16, STAND_IN_HERE("load_once"));
+    return *static_cast<const uint4*>(from);
+}
 
 // ---- cp.async
 inline void cp_async16(void* to, const void* from, bool there = true) {

@@ -111,7 +111,10 @@ inline float __uint_as_float(unsigned i) { float x; __builtin_memcpy(&x, &i, 4);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-template <class T> inline T __ldg(const T* at) { return *at; }
+template <class T> inline T __ldg(const T* at, STAND_IN_SITE) {
+    stand_in::aligned(at, sizeof(T), STAND_IN_HERE("__ldg"));
+    return *at;
+}
 
 // Four bytes side by side in a word.
 inline int __dp4a(int a, int b, int c) {

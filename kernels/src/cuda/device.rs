@@ -142,9 +142,9 @@ impl Device {
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether there is a kernel of this name.
-    pub fn has(&self, kernel: &str) -> bool {
-        self.kernel(kernel).is_ok()
+    /// Whether there is a kernel of this name. Errors: the driver's.
+    pub fn has(&self, kernel: &str) -> Result<bool> {
+        Ok(self.look_up(kernel)?.is_some())
     }
 
     /// Memory for what lives no longer than one operation.
@@ -170,17 +170,30 @@ impl Device {
 
     /// A kernel, looked for in all modules once. Errors: there is none of this name, which is the program's fault.
     fn kernel(&self, name: &str) -> Result<Arc<Kernel>> {
-        let mut kernels = lock(&self.kernels);
-        let found = match kernels.get(name) {
-            Some(known) => known.clone(),
-            None => {
-                let function = self.modules.iter().find_map(|m| m.load_function(name).ok());
-                let kernel = function.map(|function| Kernel::new(name, function).map(Arc::new)).transpose()?;
-                kernels.insert(name.to_owned(), kernel.clone());
-                kernel
-            }
-        };
+        let found = self.look_up(name)?;
         found.ok_or_else(|| Error::Device(format!("there is no CUDA kernel {name} in this program")))
+    }
+
+    /// A kernel, if there is one of this name. What is remembered is an answer; an error of the driver is none, and may be gone
+    /// the next time (while recording there are calls that it refuses).
+    fn look_up(&self, name: &str) -> Result<Option<Arc<Kernel>>> {
+        let mut kernels = lock(&self.kernels);
+        if let Some(known) = kernels.get(name) {
+            return Ok(known.clone());
+        }
+        let mut kernel = None;
+        for module in &self.modules {
+            match module.load_function(name) {
+                Ok(function) => {
+                    kernel = Some(Arc::new(Kernel::new(name, function)?));
+                    break;
+                }
+                Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => {}
+                Err(e) => return Err(failed(&format!("looking for kernel {name}"), e)),
+            }
+        }
+        kernels.insert(name.to_owned(), kernel.clone());
+        Ok(kernel)
     }
 
     /// Gives `with` these bytes in device memory, which is used again by the next call.

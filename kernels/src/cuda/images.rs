@@ -90,9 +90,10 @@ pub(super) fn load(context: &Arc<CudaContext>, capability: (i32, i32)) -> Result
              8.6, 8.9 and 9.0, and PTX for 8.0 and newer; use --backend cpu"
         ));
         for (_, image) in candidates(source.unpack()?, capability) {
+            // Machine code need not run on embedded devices of the same major capability (8.7); whatever is wrong with an image,
+            // the next may do.
             why = match context.load_module(Ptx::from_binary(image)) {
                 Ok(module) => return Ok(module),
-                // Machine code need not run on embedded devices of the same major capability (8.7); then there is PTX.
                 Err(DriverError(
                     CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
                     | CUresult::CUDA_ERROR_INVALID_PTX
@@ -101,7 +102,7 @@ pub(super) fn load(context: &Arc<CudaContext>, capability: (i32, i32)) -> Result
                     "the NVIDIA driver is too old to load the kernels for a device of capability {major}.{minor}; update it, or \
                      use --backend cpu"
                 )),
-                Err(e) => return Err(failed(&format!("loading the kernels of {}", source.name), e)),
+                Err(e) => failed(&format!("loading the kernels of {}", source.name), e),
             };
         }
         Err(why)

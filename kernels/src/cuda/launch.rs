@@ -5,7 +5,7 @@ use super::device::{Device, failed};
 use super::memory::{Buffer, Memory};
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute, CUresult};
-use cudarc::driver::{CudaFunction, result};
+use cudarc::driver::{CudaFunction, DriverError, result};
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -26,9 +26,27 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub fn new(name: &str, function: CudaFunction) -> Result<Self> {
-        // SAFETY: the handle is a loaded function's.
-        let parameters = unsafe { parameters(function.cu_function()) };
+        // SAFETY: the handle is a module's function.
+        let parameters = unsafe {
+            load(function.cu_function()).map_err(|e| failed(&format!("loading kernel {name}"), e))?;
+            parameters(function.cu_function())
+        };
         Ok(Kernel { name: name.to_owned(), function, parameters })
+    }
+}
+
+/// Brings a function to the device now. Drivers do that at the first launch otherwise (lazy loading), which may be one that is
+/// being recorded. Before 12.4 they have no such call.
+///
+/// # Safety
+/// `function` is a module's.
+unsafe fn load(function: CUfunction) -> Result<(), DriverError> {
+    type FuncLoad = unsafe extern "C" fn(CUfunction) -> CUresult;
+    // SAFETY: the type is that of cuda.h 12.4; older drivers have no such symbol.
+    match unsafe { sys::culib().get::<FuncLoad>(b"cuFuncLoad\0") } {
+        // SAFETY: the function is a module's.
+        Ok(load) => unsafe { load(function) }.result(),
+        Err(_) => Ok(()),
     }
 }
 
@@ -47,7 +65,8 @@ unsafe fn parameters(function: CUfunction) -> Option<Vec<usize>> {
         let status = unsafe { ask(function, sizes.len(), &mut offset, &mut size) };
         match status {
             CUresult::CUDA_SUCCESS => sizes.push(size),
-            _ => return Some(sizes),
+            CUresult::CUDA_ERROR_INVALID_VALUE => return Some(sizes),
+            _ => return None, // it does not tell: arguments are then not compared
         }
     }
 }

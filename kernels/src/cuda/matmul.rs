@@ -54,23 +54,23 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(device: &Device, w: &Weight, n: usize) -> Self {
+    fn of(device: &Device, w: &Weight, n: usize) -> Result<Self> {
         let name = w.format.name;
         let quantized = w.format.is_quantized();
         // F32 has no such kernel, and BF16 none on Turing.
-        let no_tensor_cores = !device.has(&format!("matmul16_{name}"));
+        let no_tensor_cores = !device.has(&format!("matmul16_{name}"))?;
         if n <= 8 || no_tensor_cores {
             let most = if n == 1 { 1 } else { 8 };
             // A thread takes 32 weights at a time, or 16 bytes of floats.
             let steps = if quantized { w.cols / GROUP } else { w.cols * w.format.block_bytes / 16 };
-            return Plan {
+            return Ok(Plan {
                 kernel: format!("matvec{most}_{name}"),
                 activations: if quantized { Activations::Codes } else { Activations::Floats },
-                tile: (if quantized && n == 1 { 4 } else { 2 }, most), // as ROWS_OF in matvec.cu
+                tile: (if n == 1 { 4 } else { 2 }, most), // as ROWS_OF in matvec.cu
                 threads: 32 * steps.div_ceil(32).clamp(1, 4),
                 shared: 0,
                 tokens_first: false,
-            };
+            });
         }
         let wide = n >= WIDE;
         let tile = match (wide, quantized) {
@@ -78,14 +78,14 @@ impl Plan {
             (true, true) => (128, 64),
             (true, false) => (128, 128),
         };
-        Plan {
+        Ok(Plan {
             kernel: format!("matmul{}_{name}", tile.1),
             activations: if quantized { Activations::Codes } else { Activations::Rounded },
             tile,
             threads: if wide { 256 } else { 128 },
             shared: if quantized { 0 } else { STAGES * (tile.0 + tile.1) * PITCH },
             tokens_first: true,
-        }
+        })
     }
 
     fn run(&self, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
@@ -104,11 +104,15 @@ pub(super) fn matmul(device: &Device, x: &Buffer, n: usize, outs: &mut [Product<
     order.sort_by_key(|p| (p.weight.format.is_quantized(), p.weight.format.ggml_id));
     let mut rest = &mut order[..];
     while let Some(first) = rest.first() {
-        let mut plan = Plan::of(device, first.weight, n);
+        let mut plan = Plan::of(device, first.weight, n)?;
         let (same, both) = runs(rest);
-        let pair = (n == 1 && both > same && both <= PARTS)
-            .then(|| format!("{}_{}", plan.kernel, rest[same].weight.format.name))
-            .filter(|kernel| device.has(kernel));
+        let mut pair = (n == 1 && both > same && both <= PARTS)
+            .then(|| format!("{}_{}", plan.kernel, rest[same].weight.format.name));
+        if let Some(kernel) = &pair
+            && !device.has(kernel)?
+        {
+            pair = None;
+        }
         let (count, second) = match pair {
             Some(kernel) => {
                 plan.kernel = kernel;

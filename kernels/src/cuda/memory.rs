@@ -52,6 +52,7 @@ impl Memory {
 
     /// A copy of the host's bytes.
     pub fn upload(device: &Device, bytes: &[u8], what: &str) -> Result<Self> {
+        device.refuse_to_record("an allocation")?;
         // SAFETY: written before anything reads it: copies and kernels follow each other on the stream.
         let mut slice =
             unsafe { device.stream.alloc::<u8>(bytes.len().max(1)) }.map_err(|e| refused(what, bytes.len(), e))?;

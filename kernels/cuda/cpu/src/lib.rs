@@ -96,7 +96,7 @@ impl Job<'_> {
     fn run(&self) -> Result<(), String> {
         let headers = self.headers()?;
         let mut sources = files(self.cuda, &["cu"])?;
-        sources.extend(files(&self.cuda.join("cpu"), &["cpp"])?);
+        sources.extend(files(&self.cuda.join("cpu"), &["cpp", "cu"])?);
         let mut objects = Vec::new();
         let mut stale = Vec::new();
         let mut all = DefaultHasher::new();

@@ -98,7 +98,7 @@ fn two_formats_in_one_launch() {
     let mut pairs = 0;
     for a in &formats {
         for b in formats.iter().filter(|b| a.ggml_id < b.ggml_id) {
-            if !cuda.device.has(&format!("matvec1_{}_{}", a.name, b.name)) {
+            if !cuda.device.has(&format!("matvec1_{}_{}", a.name, b.name)).unwrap() {
                 continue;
             }
             pairs += 1;

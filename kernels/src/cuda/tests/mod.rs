@@ -5,22 +5,27 @@ mod codebooks;
 mod engine;
 mod operations;
 mod record;
+mod refusals;
 
 use super::*;
 use crate::cpu::{self, Cpu};
 use qconv_formats::{Shape, block};
 use std::sync::OnceLock;
 
-/// The device that the tests run on: a GPU, unless `QCONV_CUDA_TESTS` is `stand-in` or there is none; then the stand-in. `None`:
-/// neither, which a line on standard error has told.
+/// The device that the tests run on: a GPU, unless `QCONV_CUDA_TESTS` is `stand-in` or there is none; then the stand-in, unless it
+/// is `device`: then it is an error that there is none. `None`: neither, which a line on standard error has told.
 pub(super) fn cuda() -> Option<Cuda> {
-    static THERE: OnceLock<bool> = OnceLock::new();
-    let there = *THERE.get_or_init(|| {
-        let stand_in = std::env::var("QCONV_CUDA_TESTS").is_ok_and(|v| v == "stand-in");
-        if !stand_in && Cuda::new(Options::default()).is_ok() {
-            return true;
+    // Kept to the end: a context that its last user gives back is destroyed, and takes long to make again.
+    static FIRST: OnceLock<Option<Cuda>> = OnceLock::new();
+    let first = FIRST.get_or_init(|| {
+        let wanted = std::env::var("QCONV_CUDA_TESTS").unwrap_or_default();
+        if wanted != "stand-in" {
+            match Cuda::new(Options::default()) {
+                Ok(cuda) => return Some(cuda),
+                Err(why) => assert!(wanted != "device", "QCONV_CUDA_TESTS is `device`, and {why}"),
+            }
         }
-        let Some(folder) = qconv_stand_in::folder() else { return false };
+        let folder = qconv_stand_in::folder()?;
         let path = std::ffi::CString::new(folder.join("libcuda.so").into_os_string().into_encoded_bytes()).unwrap();
         // SAFETY: the library was just built for this; it is never closed. When the driver's library is looked for afterwards,
         // the loader finds this one by its name.
@@ -30,12 +35,10 @@ pub(super) fn cuda() -> Option<Cuda> {
             let why = unsafe { std::ffi::CStr::from_ptr(libc::dlerror()) };
             panic!("the stand-in was not loaded: {}", why.to_string_lossy());
         }
-        true
-    });
-    there.then(|| {
         let opened = Cuda::new(Options::default());
-        opened.expect("a driver without a device is in the way: set QCONV_CUDA_TESTS=stand-in, or fix it")
-    })
+        Some(opened.expect("a driver without a device is in the way: set QCONV_CUDA_TESTS=stand-in, or fix it"))
+    });
+    first.as_ref().map(|_| Cuda::new(Options::default()).unwrap())
 }
 
 /// The oracle: the CPU backend with f32 activations.
