@@ -146,30 +146,35 @@ pub fn tensors(file: &Gguf) -> serde_json::Value {
 
 /// A mixture of four experts with rows of 256 weights.
 pub fn experts(folder: &Path) -> TestCheckpoint {
+    experts_of(folder, 256)
+}
+
+/// A mixture of four experts of this width, and twice that within.
+pub fn experts_of(folder: &Path, width: usize) -> TestCheckpoint {
     let mut c = TestCheckpoint::llama(folder);
     c.config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
     c.config["model_type"] = "mixtral".into();
     for (key, value) in
-        [("hidden_size", 256), ("intermediate_size", 512), ("num_local_experts", 4), ("num_experts_per_tok", 2)]
+        [("hidden_size", width), ("intermediate_size", 2 * width), ("num_local_experts", 4), ("num_experts_per_tok", 2)]
     {
         c.config[key] = value.into();
     }
     c.tensors.clear();
-    c.add("model.embed_tokens.weight", &[512, 256]);
-    c.add("model.norm.weight", &[256]);
+    c.add("model.embed_tokens.weight", &[512, width]);
+    c.add("model.norm.weight", &[width]);
     for (name, shape) in [
-        ("input_layernorm.weight", &[256][..]),
-        ("self_attn.q_proj.weight", &[256, 256]),
-        ("self_attn.k_proj.weight", &[128, 256]),
-        ("self_attn.v_proj.weight", &[128, 256]),
-        ("self_attn.o_proj.weight", &[256, 256]),
-        ("post_attention_layernorm.weight", &[256]),
-        ("block_sparse_moe.gate.weight", &[4, 256]),
+        ("input_layernorm.weight", &[width][..]),
+        ("self_attn.q_proj.weight", &[width, width]),
+        ("self_attn.k_proj.weight", &[width / 2, width]),
+        ("self_attn.v_proj.weight", &[width / 2, width]),
+        ("self_attn.o_proj.weight", &[width, width]),
+        ("post_attention_layernorm.weight", &[width]),
+        ("block_sparse_moe.gate.weight", &[4, width]),
     ] {
         c.add(&format!("model.layers.0.{name}"), shape);
     }
     for e in 0..4 {
-        for (name, shape) in [("w1", [512, 256]), ("w2", [256, 512]), ("w3", [512, 256])] {
+        for (name, shape) in [("w1", [2 * width, width]), ("w2", [width, 2 * width]), ("w3", [2 * width, width])] {
             c.add(&format!("model.layers.0.block_sparse_moe.experts.{e}.{name}.weight"), &shape);
         }
     }
