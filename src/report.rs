@@ -36,6 +36,16 @@ impl Table {
         self
     }
 
+    /// Column heads.
+    pub fn head(&self) -> &[String] {
+        &self.head
+    }
+
+    /// Cells, row by row.
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     /// Adds a row.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());

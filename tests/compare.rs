@@ -107,6 +107,64 @@ fn a_study_is_kept_and_taken_up_again() {
     assert!(!notes.contains("taken from") && notes.contains("another text"), "{notes}");
 }
 
+/// Each model as a study of it alone has it, and all together.
+#[test]
+fn several_models_have_rows_and_sections_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("study");
+    let (one, two) = (fixture("models/stories260k"), fixture("models/prose-4m"));
+    let text = fixture("texts/prose.txt");
+    let options = ["--file", arg(&text), "--types", "q8_0,q4_0", "-c", "64", "--chunks", "1", "-p", "0", "-n", "2"];
+    let study = |sources: &[&str], rest: &[&str]| {
+        let done = common::run(&[&["compare"], sources, &options[..], rest].concat());
+        let (table, said) =
+            (String::from_utf8(done.stdout).unwrap(), String::from_utf8_lossy(&done.stderr).into_owned());
+        assert!(done.status.success(), "{said}");
+        (table, said)
+    };
+    let (table, said) = study(&[arg(&one), arg(&two)], &["--out", arg(&out)]);
+    assert!(!said.contains("taken from"), "{said}");
+    for model in ["stories260k", "prose-4m"] {
+        assert_eq!(
+            table.lines().filter(|l| l.trim_start().starts_with(model)).count(),
+            4,
+            "three rows and a heading: {table}"
+        );
+        let own = listing(&out.join(model));
+        assert_eq!(own, ["index.html", "results.csv", "results.json", "results.md", "variants"]);
+    }
+    assert_eq!(table.matches("Recommended:").count(), 2, "{table}");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    let (csv, page) = (read("results.csv"), read("index.html"));
+    assert!(csv.starts_with("model,type,method,") && csv.lines().count() == 7, "{csv}");
+    assert_eq!(csv.lines().filter(|l| l.starts_with("prose-4m,")).count(), 3, "{csv}");
+    let (all, alone): (serde_json::Value, String) =
+        (serde_json::from_str(&read("results.json")).unwrap(), read("prose-4m/index.html"));
+    assert_eq!(all["models"][1]["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(page.matches("<section").count(), 2);
+    let charts = |page: &str| page.matches("<svg role").count();
+    assert_eq!(charts(&page), 2 * charts(&alone));
+    assert!(page.contains("href=\"#m1\"") && page.contains("id=\"m1\"") && !alone.contains("<section"));
+    for outside in ["<script", "<link", "url(", "@import", "src=", "http:", "https:"] {
+        assert!(!page.replace("http://www.w3.org/2000/svg", "").contains(outside), "the page asks for {outside}");
+    }
+
+    // Again, in JSON: nothing is measured. One alone takes its figures from its folder.
+    let (rows, said) = study(&[arg(&one), arg(&two)], &["--out", arg(&out), "--json"]);
+    assert_eq!(said.matches("taken from").count(), 6, "{said}");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+    assert!(rows.len() == 6 && rows[0]["model"] == "stories260k" && rows[5]["model"] == "prose-4m", "{rows:?}");
+    let (_, said) = study(&[arg(&two)], &["--out", arg(&out.join("prose-4m"))]);
+    assert_eq!(said.matches("taken from").count(), 3, "{said}");
+    // Models of one name are told apart by their folders; one model twice is none to compare.
+    let again = folder.path().join("stories260k");
+    common::copy_folder(&one, &again);
+    let (rows, _) = study(&[arg(&one), arg(&again)], &["--csv"]);
+    assert!(rows.contains(&format!("stories260k ({})", again.display())), "{rows}");
+    let twice = [&["compare", arg(&one), arg(&one)], &options[..]].concat();
+    fails(&twice, 2, &["give each model once"]);
+}
+
 #[test]
 fn a_variant_that_fails_has_a_row_that_says_why() {
     let (model, text) = (fixture("models/prose-4m"), fixture("texts/prose.txt"));

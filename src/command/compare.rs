@@ -4,14 +4,14 @@ use super::Run;
 use super::bench::StyleArgs;
 use super::convert::{ImportanceArgs, parse_mix};
 use crate::backend::BackendArgs;
-use crate::compare::{self, Row, Study, study};
+use crate::compare::{self, Outcome, Row, Study, study};
 use crate::error::caller;
 use crate::method::Methods;
 use crate::recipe::Mix;
 use crate::report::{self, Style};
 use crate::ui::{self, Ui};
-use anyhow::Result;
-use std::path::PathBuf;
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
 
 /// Arguments of `qconv compare`.
 #[derive(clap::Args)]
@@ -21,6 +21,7 @@ Examples:
   qconv compare TinyLlama-1.1B --file wiki.test.raw --types q8_0,q4_k_m,iq4_xs --chunks 50 --markdown > study.md
   qconv compare models/prose-4m --file text.txt --types q4_0,q4_k_m --methods rtn,hqq --out study/
   qconv compare models/prose-4m --file text.txt --types q3_k_s,q2_k,iq2_xs --calibration other-text.txt
+  qconv compare models/prose-4m models/stories15m --file text.txt --out studies/
 
 Every variant is converted and timed in processes of its own, verified tensor by tensor against the source, and measured on
 the text against the original, which runs once: its logits wait on the disk. The perplexity is llama-perplexity's; \"vs
@@ -28,10 +29,12 @@ original\" is the ratio of perplexities minus one; the divergence is that of the
 that fails does not end the study: its row says why.
 
 --out DIR keeps the figures of each variant as JSON, with everything they depend on, and a second run takes what still holds.
-It writes results.json, results.csv, results.md, and index.html with charts: one page without any reference to the network.")]
+It writes results.json, results.csv, results.md, and index.html with charts: one page without any reference to the network.
+Of several models each has a folder of its own in DIR, which is what a study of it alone would write, and DIR holds all together.")]
 pub struct Compare {
-    /// A Hugging Face model folder, or a GGUF file that is not quantized
-    source: PathBuf,
+    /// Hugging Face model folders, or GGUF files that are not quantized
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
 
     /// The text on which quality is measured
     #[arg(short, long, value_name = "TEXT")]
@@ -86,63 +89,127 @@ pub struct Compare {
 
 impl Run for Compare {
     fn run(self, ui: &Ui) -> Result<()> {
+        let text = self.importance.calibration.is_some();
+        self.methods.iter().try_for_each(|m| m.check_text(text))?;
+        let models = self.models()?;
         for folder in self.keep.iter().chain(&self.out) {
             std::fs::create_dir_all(folder).map_err(qconv_formats::Error::io(folder))?;
         }
-        let model = crate::model::Model::open(&self.source, &mut Vec::new())?;
-        let context = model.plan()?.context;
-        let title = model.name();
-        drop(model);
-        let text = self.importance.calibration.is_some();
-        self.methods.iter().try_for_each(|m| m.check_text(text))?;
-        if let Some(ctx) = self.ctx.filter(|&c| c > context) {
-            return Err(caller(format!("--ctx {ctx}: the model was trained on {context} positions")));
-        }
-        let request = Study {
-            source: &self.source,
-            mixes: &self.types,
-            methods: &self.methods,
-            importance: &self.importance,
-            file: &self.file,
-            ctx: self.ctx.unwrap_or(512.min(context)),
-            chunks: self.chunks,
-            speed: (self.prompt.min(context), self.generate.min(context)),
-            keep: self.keep.as_deref(),
-            out: self.out.as_deref(),
-            computing: self.computing,
-        };
-        let outcome = study(&request, ui, |row| ui.note(format!("{}: {}", row.label(), line(row))))?;
-        let rows = &outcome.rows;
-        if let Some(out) = &self.out {
-            compare::write(out, &title, &outcome, &self.at_size)?;
-            ui.note(format!("written: {} and tables beside it", out.join("index.html").display()));
-        }
-        let advice = compare::advice(rows, &self.at_size);
-        match self.style.table() {
-            _ if self.style.json => report::print_json(&serde_json::to_value(rows)?)?,
-            style => {
-                compare::table(rows).print_as(style);
-                if style != Style::Csv {
-                    let remarks = compare::remarks(rows, &advice);
-                    let plain = remarks.replace("**", "").replace("\n\n-", "\n-");
-                    crate::outln!("\n{}", if style == Style::Plain { &plain } else { &remarks }.trim_end());
-                }
-                if let (Style::Plain, Some(quality)) = (style, &rows[0].quality) {
-                    let ((prompt, generate), file) = (request.speed, self.file.display());
-                    let (tokens, ctx) = (quality.tokens, quality.ctx);
-                    let backend = &rows[0].backend;
-                    ui.note(format!("{tokens} tokens of {file} scored in windows of {ctx}; pp{prompt} and tg{generate} on {backend}"));
-                }
+        let several = models.len() > 1;
+        let mut outcomes = Vec::new();
+        for model in &models {
+            let own = |folder: &PathBuf| if several { folder.join(&model.folder) } else { folder.clone() };
+            let (keep, out) = (self.keep.as_ref().map(own), self.out.as_ref().map(own));
+            let request = Study {
+                title: &model.title,
+                source: model.source,
+                mixes: &self.types,
+                methods: &self.methods,
+                importance: &self.importance,
+                file: &self.file,
+                ctx: self.ctx.unwrap_or(512.min(model.context)),
+                chunks: self.chunks,
+                speed: (self.prompt.min(model.context), self.generate.min(model.context)),
+                keep: keep.as_deref(),
+                out: out.as_deref(),
+                computing: self.computing,
+            };
+            let of = if several { format!("{}: ", model.title) } else { String::new() };
+            let outcome = study(&request, ui, |row| ui.note(format!("{of}{}: {}", row.label(), line(row))));
+            outcomes.push(if several { outcome.with_context(|| model.title.clone())? } else { outcome? });
+            // After each: what is known is not lost where the next fails.
+            if let Some(out) = &out {
+                compare::write(out, &outcomes[outcomes.len() - 1..], &self.at_size)?;
             }
         }
-        if let Some(bad) = rows.iter().find(|r| r.verified == Some(false)) {
-            let hint = "the file is not what the source should have become; run qconv verify on it";
-            anyhow::bail!("{}: {hint}", bad.file.display());
+        if let Some(out) = &self.out {
+            if several {
+                compare::write(out, &outcomes, &self.at_size)?;
+            }
+            ui.note(format!("written: {} and tables beside it", out.join("index.html").display()));
         }
-        let failed: Vec<String> = rows.iter().filter(|r| r.failure.is_some()).map(Row::label).collect();
-        anyhow::ensure!(failed.is_empty() || failed.len() + 1 < rows.len(), "every variant failed: {}", failed.join(", "));
+        self.print(&outcomes, ui)?;
+        outcomes.iter().try_for_each(|outcome| {
+            let checked = check(&outcome.rows);
+            if several { checked.with_context(|| outcome.title.clone()) } else { checked }
+        })
+    }
+}
+
+/// One of the models.
+struct Source<'a> {
+    source: &'a Path,
+    /// What it is called; no other is called so.
+    title: String,
+    /// Where its results are kept, in the folder of the whole study.
+    folder: String,
+    context: usize,
+}
+
+impl Compare {
+    /// Opens all once, so that what is wrong with the last is said before the first is measured.
+    fn models(&self) -> Result<Vec<Source<'_>>> {
+        let mut models: Vec<Source> = Vec::new();
+        for source in &self.sources {
+            let model = crate::model::Model::open(source, &mut Vec::new())?;
+            let context = model.plan()?.context;
+            if let Some(ctx) = self.ctx.filter(|&c| c > context) {
+                let whose = if self.sources.len() > 1 { format!("{}: ", source.display()) } else { String::new() };
+                return Err(caller(format!("{whose}--ctx {ctx}: the model was trained on {context} positions")));
+            }
+            models.push(Source { source, title: model.name(), folder: String::new(), context });
+        }
+        let shared: Vec<bool> =
+            models.iter().map(|m| models.iter().filter(|other| other.title == m.title).count() > 1).collect();
+        for (model, shared) in models.iter_mut().zip(shared) {
+            if shared {
+                model.title = format!("{} ({})", model.title, model.source.display());
+            }
+            let plain = |c: char| if c.is_alphanumeric() || "-._".contains(c) { c } else { '_' };
+            model.folder = model.title.chars().map(plain).collect();
+        }
+        for (i, model) in models.iter().enumerate() {
+            if let Some(other) = models[..i].iter().find(|o| o.folder.eq_ignore_ascii_case(&model.folder)) {
+                let (one, two) = (other.source.display(), model.source.display());
+                return Err(caller(format!("{one} and {two} are both called {}: give each model once", model.title)));
+            }
+        }
+        Ok(models)
+    }
+
+    fn print(&self, outcomes: &[Outcome], ui: &Ui) -> Result<()> {
+        if self.style.json {
+            return report::print_json(&compare::rows(outcomes)?);
+        }
+        let style = self.style.table();
+        compare::table(outcomes).print_as(style);
+        if style != Style::Csv {
+            let remarks = compare::remarks(outcomes, &self.at_size);
+            let plain = remarks.replace("**", "").replace("## ", "").replace("\n\n-", "\n-");
+            crate::outln!("\n{}", if style == Style::Plain { &plain } else { &remarks }.trim_end());
+        }
+        for outcome in outcomes.iter().filter(|_| style == Style::Plain) {
+            let original = &outcome.rows[0];
+            let Some(quality) = &original.quality else { continue };
+            let of = if outcomes.len() > 1 { format!("{}: ", outcome.title) } else { String::new() };
+            let ((prompt, generate), file) = (outcome.speed, self.file.display());
+            let (tokens, ctx, backend) = (quality.tokens, quality.ctx, &original.backend);
+            ui.note(format!("{of}{tokens} tokens of {file} scored in windows of {ctx}; pp{prompt} and tg{generate} on {backend}"));
+        }
         Ok(())
     }
+}
+
+/// An error where a file is wrong or a model has no figures at all.
+fn check(rows: &[Row]) -> Result<()> {
+    if let Some(bad) = rows.iter().find(|r| r.verified == Some(false)) {
+        let hint = "the file is not what the source should have become; run qconv verify on it";
+        anyhow::bail!("{}: {hint}", bad.file.display());
+    }
+    let failed: Vec<String> = rows.iter().filter(|r| r.failure.is_some()).map(Row::label).collect();
+    let some = failed.is_empty() || failed.len() + 1 < rows.len();
+    anyhow::ensure!(some, "every variant failed: {}", failed.join(", "));
+    Ok(())
 }
 
 fn line(row: &Row) -> String {

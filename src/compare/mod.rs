@@ -10,7 +10,7 @@ mod row;
 mod variant;
 
 pub use advice::{Advice, advice, front};
-pub use results::{remarks, table, write};
+pub use results::{remarks, rows, table, write};
 pub use row::{DEGRADED, Row};
 
 use crate::backend::{self, BackendArgs, Sizes, Task};
@@ -32,8 +32,10 @@ use record::Records;
 use serde_json::Value;
 use std::path::Path;
 
-/// What is to be compared.
+/// What is to be compared, of one model. A study of several models is one of these after the other.
 pub struct Study<'a> {
+    /// What the model is called.
+    pub title: &'a str,
     /// The original.
     pub source: &'a Path,
     /// The types.
@@ -58,15 +60,25 @@ pub struct Study<'a> {
     pub computing: BackendArgs,
 }
 
-/// What came out.
+/// What came out for one model.
 pub struct Outcome {
+    /// What the model is called.
+    pub title: String,
+    /// Prompt and generated tokens of the speed test.
+    pub speed: (usize, usize),
     /// The first is the original.
     pub rows: Vec<Row>,
     /// All that the figures depend on; null where nothing is kept.
     pub made_from: Value,
 }
 
-/// Does the whole study. A variant that fails has a row that says why. `done` is called with every row.
+impl Study<'_> {
+    fn outcome(&self, rows: Vec<Row>, records: &Records) -> Outcome {
+        Outcome { title: self.title.to_owned(), speed: self.speed, rows, made_from: records.common().clone() }
+    }
+}
+
+/// Does the study of one model. A variant that fails has a row that says why. `done` is called with every row.
 pub fn study(study: &Study, ui: &Ui, done: impl FnMut(&Row)) -> Result<Outcome> {
     let sizes = Sizes::of(&Model::open(study.source, &mut Vec::new())?);
     backend::with(study.computing, &sizes, ui, Job { study, ui, done })
@@ -110,7 +122,7 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
             rows = known.into_iter().flatten().collect();
             judge(&mut rows);
             rows.iter().for_each(&mut self.done);
-            return Ok(Outcome { rows, made_from: records.common().clone() });
+            return Ok(study.outcome(rows, &records));
         }
 
         let scratch = ScratchFolder::new("qconv-compare")?;
@@ -160,7 +172,7 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
             records.keep(&rows[0])?;
             judge(&mut rows);
         }
-        Ok(Outcome { rows, made_from: records.common().clone() })
+        Ok(study.outcome(rows, &records))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The page with charts: one file without any reference to the network.
 
 use super::chart::{self, Axis, Bars, Group, Point, Scale, Scatter};
-use super::{Advice, Outcome, Row, advice::front};
+use super::{Advice, Outcome, Row, advice, advice::front, results};
+use crate::report::Table;
 use crate::ui;
 use anyhow::Result;
 use plotters::style::RGBColor;
@@ -13,16 +14,15 @@ pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The whole page.
-pub fn html(title: &str, outcome: &Outcome, advice: &[Advice]) -> Result<String> {
-    let rows = &outcome.rows;
-    let charts = charts(rows)?;
-    let figures: String = charts.iter().map(|svg| format!("<figure>{svg}</figure>\n")).collect();
-    let original = &rows[0];
-    let size = original.bytes.map_or(String::new(), |n| format!(", {}", ui::bytes(n)));
-    let lead = format!("{} variants against {}{size}", rows.len() - 1, original.label());
-    let conditions: String =
-        conditions(outcome).iter().map(|(k, v)| format!("<dt>{}</dt><dd>{}</dd>\n", escaped(k), escaped(v))).collect();
+/// The whole page: one model's, or a section for each of several.
+pub fn html(outcomes: &[Outcome], sizes: &[u64]) -> Result<String> {
+    let title = escaped(&results::title(outcomes));
+    let body = match outcomes {
+        [outcome] => {
+            format!("<h1>{title}</h1>\n{lead}{section}", lead = lead(outcome), section = section(outcome, sizes, "h2")?)
+        }
+        _ => several(outcomes, sizes)?,
+    };
     Ok(format!(
         r#"<!doctype html>
 <html lang="en">
@@ -35,31 +35,73 @@ pub fn html(title: &str, outcome: &Outcome, advice: &[Advice]) -> Result<String>
 {css}{roles}</style>
 </head>
 <body>
-<h1>{title}</h1>
-<p class="lead">{lead}</p>
-<h2>Recommended</h2>
+{body}</body>
+</html>
+"#,
+        css = include_str!("page.css"),
+        roles = roles(),
+    ))
+}
+
+/// What is common to all models, and then a section for each.
+fn several(outcomes: &[Outcome], sizes: &[u64]) -> Result<String> {
+    let mut out = format!("<h1>{} models compared</h1>\n<p class=\"lead\">", outcomes.len());
+    let links = outcomes.iter().enumerate().map(|(i, o)| format!("<a href=\"#m{i}\">{}</a>", escaped(&o.title)));
+    out += &links.collect::<Vec<_>>().join(" · ");
+    out += "</p>\n<h2>Divergence side by side</h2>\n<div class=\"wide\">\n";
+    out += &plain_table(&results::side_by_side(outcomes));
+    out += "</div>\n<p>In nats per token, from each model's own original. Perplexities of models with other vocabularies or windows \
+            cannot be compared with each other; these can, with care.</p>\n";
+    for (i, outcome) in outcomes.iter().enumerate() {
+        let (title, lead) = (escaped(&outcome.title), lead(outcome));
+        let _ = write!(out, "<section id=\"m{i}\">\n<h2>{title}</h2>\n{lead}");
+        out += &section(outcome, sizes, "h3")?;
+        out += "</section>\n";
+    }
+    Ok(out)
+}
+
+fn plain_table(table: &Table) -> String {
+    let line = |tag: &str, cells: &[String]| {
+        let cells: String = cells.iter().map(|c| format!("<{tag}>{}</{tag}>", escaped(c))).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let rows: String = table.rows().iter().map(|row| line("td", row)).collect();
+    format!("<table class=\"small\">\n<thead>{}</thead>\n<tbody>\n{rows}</tbody>\n</table>\n", line("th", table.head()))
+}
+
+fn lead(outcome: &Outcome) -> String {
+    let original = &outcome.rows[0];
+    let size = original.bytes.map_or(String::new(), |n| format!(", {}", ui::bytes(n)));
+    let lead = format!("{} variants against {}{size}", outcome.rows.len() - 1, original.label());
+    format!("<p class=\"lead\">{}</p>\n", escaped(&lead))
+}
+
+/// All about one model, under headings of one level.
+fn section(outcome: &Outcome, sizes: &[u64], h: &str) -> Result<String> {
+    let rows = &outcome.rows;
+    let charts = charts(rows)?;
+    let figures: String = charts.iter().map(|svg| format!("<figure>{svg}</figure>\n")).collect();
+    let conditions: String =
+        conditions(outcome).iter().map(|(k, v)| format!("<dt>{}</dt><dd>{}</dd>\n", escaped(k), escaped(v))).collect();
+    Ok(format!(
+        r#"<{h}>Recommended</{h}>
 <div class="advice">
 {cards}</div>
-{flags}<h2>Charts</h2>
+{flags}<{h}>Charts</{h}>
 <div class="charts">
 {figures}</div>
-<h2>Figures</h2>
+<{h}>Figures</{h}>
 <div class="wide">
 {table}</div>
 <p>Changes in small print are against the original. Perplexities are given with their standard errors. The divergence is
 Kullback and Leibler's, of the original's predictions from the variant's, in nats per token; 0 is perfect.</p>
-<h2>Conditions</h2>
+<{h}>Conditions</{h}>
 <dl>
 {conditions}</dl>
-</body>
-</html>
 "#,
-        title = escaped(title),
-        lead = escaped(&lead),
-        css = include_str!("page.css"),
-        roles = roles(),
-        cards = cards(advice),
-        flags = flags(rows),
+        cards = cards(&advice(rows, sizes)),
+        flags = flags(rows, h),
         table = table(rows),
     ))
 }
@@ -90,10 +132,10 @@ fn cards(advice: &[Advice]) -> String {
     advice.iter().map(card).collect()
 }
 
-fn flags(rows: &[Row]) -> String {
+fn flags(rows: &[Row], h: &str) -> String {
     let line = |r: &Row| format!("<li><b>{}</b>: {}</li>\n", escaped(&r.label()), escaped(&r.flags.join("; ")));
     let lines: String = rows.iter().filter(|r| !r.flags.is_empty()).map(line).collect();
-    if lines.is_empty() { lines } else { format!("<h2>Flagged</h2>\n<ul class=\"flags\">\n{lines}</ul>\n") }
+    if lines.is_empty() { lines } else { format!("<{h}>Flagged</{h}>\n<ul class=\"flags\">\n{lines}</ul>\n") }
 }
 
 fn table(rows: &[Row]) -> String {
