@@ -13,7 +13,7 @@ mod speed;
 
 pub use measure::{Meter, Trial};
 pub use sensitivity::{Errors, errors};
-pub use speed::Speeds;
+pub use speed::{Formats, Pace, Speeds};
 
 use crate::model::ModelTensor;
 use anyhow::Result;

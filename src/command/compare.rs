@@ -194,7 +194,9 @@ impl Compare {
             let of = if outcomes.len() > 1 { format!("{}: ", outcome.title) } else { String::new() };
             let ((prompt, generate), file) = (outcome.speed, self.file.display());
             let (tokens, ctx, backend) = (quality.tokens, quality.ctx, &original.backend);
-            ui.note(format!("{of}{tokens} tokens of {file} scored in windows of {ctx}; pp{prompt} and tg{generate} on {backend}"));
+            ui.note(format!(
+                "{of}{tokens} tokens of {file} scored in windows of {ctx}; pp{prompt} and tg{generate} on {backend}"
+            ));
         }
         Ok(())
     }
@@ -218,7 +220,8 @@ fn line(row: &Row) -> String {
     }
     let size = ui::bytes(row.bytes.unwrap_or(0));
     let quality = row.quality.as_ref();
-    let quality = quality.map_or(String::new(), |q| format!("perplexity {:.4} ± {:.4}", q.perplexity, q.perplexity_error));
+    let quality =
+        quality.map_or(String::new(), |q| format!("perplexity {:.4} ± {:.4}", q.perplexity, q.perplexity_error));
     match row.convert_seconds {
         Some(s) => format!("{size} in {}, {quality}", ui::seconds(s)),
         None => format!("{size}, {quality}"),

@@ -74,9 +74,10 @@ pub fn decided(decided: &Decided, seconds: f64, ui: &Ui) {
     } else {
         format!("no other plan has a sum smaller by more than {gap:.2}%")
     };
-    let speed = decided
-        .predicted_tokens_per_second
-        .map_or(String::new(), |rate| format!("about {rate:.0} tokens/s expected here (`qconv bench` measures); "));
+    let speed = decided.predicted_tokens_per_second.map_or(String::new(), |pace| {
+        let (low, median, high) = (pace.low, pace.median, pace.high);
+        format!("a model of these formats generated {low:.0} to {high:.0}, mostly {median:.0} tokens/s just now; ")
+    });
     ui.note(format!(
         "budget: files of {} ({} bytes); {speed}{quality}{exact}; decided in {}",
         ui::bytes(decided.bytes),

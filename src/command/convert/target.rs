@@ -1,9 +1,9 @@
 //! `convert --target-size`, `--target-bpw`, `--target-kld`, `--target-tokens-per-second`: formats that are decided here, and then given like any others.
 
-use super::pace::Pace;
+use super::pace::Pacer;
 use super::{Choices, parse_format, tensor_rules as rules};
 use crate::allocate::knapsack::{self, Found};
-use crate::allocate::{self, Item, Meter, Problem};
+use crate::allocate::{self, Item, Meter, Pace, Problem};
 use crate::backend::BackendArgs;
 use crate::calibrate::Calibration;
 use crate::convert::{Edits, Importance, Plan};
@@ -76,9 +76,9 @@ pub struct Decided {
     pub bound: f64,
     /// The divergence on the calibration text, in nats, of the plan with codes rounded to nearest.
     pub measured: Option<f64>,
-    /// Generated tokens per second on this machine, from the time of each format; where a speed was asked for.
+    /// Tokens per second that a model of these formats and shapes generates on this machine; where a speed was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub predicted_tokens_per_second: Option<f64>,
+    pub predicted_tokens_per_second: Option<Pace>,
 }
 
 impl TargetArgs {
@@ -127,14 +127,6 @@ impl TargetArgs {
         };
         let starting: u64 = items.iter().map(|item| size(item.tensor, format_in(&plan, item.tensor))).sum();
         let problem = Problem::new(items, &errors, meter.as_ref(), size)?;
-        let pace = match self.target_tokens_per_second {
-            Some(rate) => Some(Pace::measure(case, rate, &plan, &problem)?),
-            None => None,
-        };
-        let solve = |room: u64| match &pace {
-            Some(pace) => pace.least_cost(&problem, room),
-            None => Ok(knapsack::least_cost(&problem.choices, room)),
-        };
         let choose = |choices: &mut Choices, found: &Found| -> Result<()> {
             let formats = problem.formats(found);
             choices.tensor_type.extend(rules::rules(formats.iter().map(|(t, f)| (names[t.name.as_str()], *f)))?);
@@ -144,31 +136,42 @@ impl TargetArgs {
             Ok(())
         };
 
-        let found = if let Some(most) = self.target_size {
-            let rest = (case.size)(&given)?.saturating_sub(starting);
-            self.within_size(&problem, most, rest, &solve, |found| {
-                let mut choices = choices.clone();
-                choose(&mut choices, found)?;
-                (case.size)(&choices)
-            })?
-        } else if let Some(bits) = self.target_bpw {
-            let weights: u64 = plan.tensors.iter().map(|p| p.tensor.shape.len() as u64).sum();
-            let rest = plan.bytes() - starting;
-            let bpw = |bytes: u64| (bytes + rest) as f64 * 8.0 / weights as f64;
-            let room = ((bits * weights as f64 / 8.0) as u64).checked_sub(rest);
-            self.refuse_extremes(
-                &format!("--target-bpw {bits}"),
-                bits,
-                bpw(problem.smallest()),
-                bpw(problem.largest()),
-                |x| format!("{x:.3} bits per weight"),
-            )?;
-            solve(room.unwrap_or(0))?.ok_or_else(|| caller("no plan is that small"))?
-        } else if pace.is_some() && self.target_kld.is_none() {
-            solve(problem.largest())?.ok_or_else(|| caller("no plan is that fast"))?
-        } else {
+        let find = |pacer: Option<&Pacer>| -> Result<Found> {
+            let solve = |room: u64| match pacer {
+                Some(pacer) => pacer.least_cost(room),
+                None => Ok(knapsack::least_cost(&problem.choices, room)),
+            };
+            if let Some(most) = self.target_size {
+                let rest = (case.size)(&given)?.saturating_sub(starting);
+                return self.within_size(&problem, most, rest, &solve, |found| {
+                    let mut choices = choices.clone();
+                    choose(&mut choices, found)?;
+                    (case.size)(&choices)
+                });
+            }
+            if let Some(bits) = self.target_bpw {
+                let weights: u64 = plan.tensors.iter().map(|p| p.tensor.shape.len() as u64).sum();
+                let rest = plan.bytes() - starting;
+                let bpw = |bytes: u64| (bytes + rest) as f64 * 8.0 / weights as f64;
+                let room = ((bits * weights as f64 / 8.0) as u64).checked_sub(rest);
+                let (least, most) = (bpw(problem.smallest()), bpw(problem.largest()));
+                self.refuse_extremes(&format!("--target-bpw {bits}"), bits, least, most, |x| {
+                    format!("{x:.3} bits per weight")
+                })?;
+                return solve(room.unwrap_or(0))?.ok_or_else(|| caller("no plan is that small"));
+            }
+            if pacer.is_some() && self.target_kld.is_none() {
+                return solve(problem.largest())?.ok_or_else(|| caller("no plan is that fast"));
+            }
             let (most, meter) = (self.target_kld.unwrap_or(0.0), meter.as_ref());
-            within_divergence(&problem, most, meter.ok_or_else(|| caller("--target-kld needs --measure"))?)?
+            within_divergence(&problem, most, meter.ok_or_else(|| caller("--target-kld needs --measure"))?)
+        };
+        let (found, pace) = match self.target_tokens_per_second {
+            Some(asked) => {
+                let (found, pace) = Pacer::new(case, asked, &plan, &problem)?.settle(|pacer| find(Some(pacer)))?;
+                (found, Some(pace))
+            }
+            None => (find(None)?, None),
         };
         choose(choices, &found)?;
         let measured = match &meter {
@@ -176,8 +179,7 @@ impl TargetArgs {
             None => None,
         };
         let bytes = (case.size)(choices)?;
-        let predicted_tokens_per_second = pace.map(|pace| pace.rate(&found));
-        Ok(Decided { bytes, predicted: found.cost, bound: found.bound, measured, predicted_tokens_per_second })
+        Ok(Decided { bytes, predicted: found.cost, bound: found.bound, measured, predicted_tokens_per_second: pace })
     }
 
     /// Errors, the caller's: impossible figures, choices that do not go with a budget.
