@@ -13,9 +13,10 @@
 #   checks   the tests under compute-sanitizer's memcheck and racecheck, if it is there
 #
 # A part takes PART_SECONDS (530) at most: a step has what is left of that, or STEP_SECONDS (150) if that is less, and is killed
-# then; what the time did not suffice for is named. A step that has succeeded in FOLDER is not repeated: call the part again for
-# those that are left. ONLY='a regular expression' takes the steps with such titles, done or not.
-# It ends with 0 only if every step succeeded. On the stand-in for the driver (LD_LIBRARY_PATH=target/cuda-on-cpu/none) it can be
+# then; what the time did not suffice for is named. A step that has succeeded is not repeated: call the part again for
+# those that are left. (What was done, and the models, lie in WORK, a folder of its own, or FOLDER/work.) ONLY='a regular expression'
+# takes the steps with such titles, done or not.
+# It ends with 0 only if every step succeeded. On the stand-in for the driver (LD_LIBRARY_PATH=$PWD/target/cuda-on-cpu/none) it can be
 # tried without a GPU (SHAPES=mini makes it bearable); the record then says that its times are nobody's.
 set -uo pipefail
 
@@ -288,13 +289,19 @@ run() {
     for model in "$@"; do models+=("$(realpath "$model")"); done
     records=$(realpath "${RECORDS:-$(dirname "${BASH_SOURCE[0]}")}")
     mkdir -p "$records"
+    local work
+    work=$(realpath -m "${WORK:-$(dirname "${BASH_SOURCE[0]}")/work}")
+    if [ -n "$(ls -A "$work" 2>/dev/null)" ] && [ ! -e "$work/payload" ]; then
+        echo "gpu.sh: $work holds other things: name an empty folder, or none" >&2
+        exit 2
+    fi
     cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
     # Another payload than the last time: nothing of that counts.
-    if [ "$(cat work/payload 2>/dev/null)" != "$(cksum <payload.tar.gz)" ]; then
-        rm -rf work
-        mkdir work && tar -C work -xzf payload.tar.gz && cksum <payload.tar.gz >work/payload || exit 1
+    if [ "$(cat "$work/payload" 2>/dev/null)" != "$(cksum <payload.tar.gz)" ]; then
+        rm -rf "$work"
+        mkdir -p "$work" && tar -C "$work" -xzf payload.tar.gz && cksum <payload.tar.gz >"$work/payload" || exit 1
     fi
-    cd work || exit 1
+    cd "$work" || exit 1
     finished=$PWD/finished
     touch "$finished"
     # No stand-in in its place, and why not.
@@ -308,7 +315,7 @@ pack) pack "${2:?a folder}" ;;
 tests | speed | checks) run "$@" ;;
 run) shift && run "tests speed checks" "$@" ;;
 *)
-    sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -185,7 +185,7 @@ impl Device {
         for module in &self.modules {
             match module.load_function(name) {
                 Ok(function) => {
-                    kernel = Some(Arc::new(Kernel::new(name, function)?));
+                    kernel = Some(Arc::new(Kernel::new(name, function)));
                     break;
                 }
                 Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => {}

@@ -5,7 +5,7 @@ use super::device::{Device, failed};
 use super::memory::{Buffer, Memory};
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute, CUresult};
-use cudarc::driver::{CudaFunction, DriverError, result};
+use cudarc::driver::{CudaFunction, result};
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -25,28 +25,27 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(name: &str, function: CudaFunction) -> Result<Self> {
+    pub fn new(name: &str, function: CudaFunction) -> Self {
         // SAFETY: the handle is a module's function.
         let parameters = unsafe {
-            load(function.cu_function()).map_err(|e| failed(&format!("loading kernel {name}"), e))?;
+            load(function.cu_function());
             parameters(function.cu_function())
         };
-        Ok(Kernel { name: name.to_owned(), function, parameters })
+        Kernel { name: name.to_owned(), function, parameters }
     }
 }
 
 /// Brings a function to the device now. Drivers do that at the first launch otherwise (lazy loading), which may be one that is
-/// being recorded. Before 12.4 they have no such call.
+/// being recorded. Before 12.4 they have no such call; what goes wrong here is told by the launch.
 ///
 /// # Safety
 /// `function` is a module's.
-unsafe fn load(function: CUfunction) -> Result<(), DriverError> {
+unsafe fn load(function: CUfunction) {
     type FuncLoad = unsafe extern "C" fn(CUfunction) -> CUresult;
     // SAFETY: the type is that of cuda.h 12.4; older drivers have no such symbol.
-    match unsafe { sys::culib().get::<FuncLoad>(b"cuFuncLoad\0") } {
+    if let Ok(load) = unsafe { sys::culib().get::<FuncLoad>(b"cuFuncLoad\0") } {
         // SAFETY: the function is a module's.
-        Ok(load) => unsafe { load(function) }.result(),
-        Err(_) => Ok(()),
+        unsafe { load(function) };
     }
 }
 

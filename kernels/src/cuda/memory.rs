@@ -31,6 +31,11 @@ pub(super) struct Codes {
     fresh: (u64, usize),
 }
 
+/// Bytes that the driver takes along with the call. What is longer it copies aside before it returns, if it has to; where the
+/// device reads the host's pages itself (Grace) nothing says that it does, and the host's memory may be gone or written
+/// anew soon after. Source: CUDA driver API, "API synchronization behavior".
+const TAKEN_ALONG: usize = 64 << 10;
+
 /// An allocation that failed.
 fn refused(what: &str, bytes: usize, error: DriverError) -> Error {
     match error.0 {
@@ -58,8 +63,14 @@ impl Memory {
             unsafe { device.stream.alloc::<u8>(bytes.len().max(1)) }.map_err(|e| refused(what, bytes.len(), e))?;
         if !bytes.is_empty() {
             device.stream.memcpy_htod(bytes, &mut slice).map_err(|e| failed(&format!("copying {what}"), e))?;
+            Self::taken(device, bytes)?;
         }
         Ok(Self::of(device, slice, bytes.len()))
+    }
+
+    /// Waits until a copy has read the host's bytes.
+    fn taken(device: &Device, bytes: &[u8]) -> Result<()> {
+        if bytes.len() > TAKEN_ALONG { device.synchronize() } else { Ok(()) }
     }
 
     fn of(device: &Device, slice: CudaSlice<u8>, len: usize) -> Self {
@@ -82,7 +93,8 @@ impl Memory {
     pub fn write(&mut self, device: &Device, start: usize, bytes: &[u8]) -> Result<()> {
         device.refuse_to_record("a copy to the device")?;
         let mut view = self.slice.slice_mut(start..start + bytes.len());
-        device.stream.memcpy_htod(bytes, &mut view).map_err(|e| failed("copying to the device", e))
+        device.stream.memcpy_htod(bytes, &mut view).map_err(|e| failed("copying to the device", e))?;
+        Self::taken(device, bytes)
     }
 
     /// Copies all of another memory of the same length.
