@@ -249,7 +249,7 @@ part() {
     local part=$1 name
     shift
     SECONDS=0
-    name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
+    name=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
     [ -n "$name" ] || name="unknown card"
     record=$records/$(date +%F)-gpu-$(echo "$name" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')-$part.md
     failed=()
