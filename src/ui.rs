@@ -63,6 +63,11 @@ impl Ui {
         }
     }
 
+    /// What every line begins with from now on, wherever it goes: which of several things it is about. Nothing where that is empty.
+    pub fn set_topic(&self, topic: &str) {
+        *self.prefix.borrow_mut() = if topic.is_empty() { String::new() } else { format!("{topic}: ") };
+    }
+
     /// What every line on standard error begins with.
     pub fn prefix(&self) -> String {
         self.prefix.borrow().clone()

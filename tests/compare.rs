@@ -123,7 +123,7 @@ fn several_models_have_rows_and_sections_of_their_own() {
         (table, said)
     };
     let (table, said) = study(&[arg(&one), arg(&two)], &["--out", arg(&out)]);
-    assert!(!said.contains("taken from"), "{said}");
+    assert!(!said.contains("taken from") && said.contains("stories260k: warning: Q8_0: "), "{said}");
     for model in ["stories260k", "prose-4m"] {
         assert_eq!(
             table.lines().filter(|l| l.trim_start().starts_with(model)).count(),

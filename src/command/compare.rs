@@ -114,14 +114,17 @@ impl Run for Compare {
                 out: out.as_deref(),
                 computing: self.computing,
             };
-            let of = if several { format!("{}: ", model.title) } else { String::new() };
-            let outcome = study(&request, ui, |row| ui.note(format!("{of}{}: {}", row.label(), line(row))));
-            outcomes.push(if several { outcome.with_context(|| model.title.clone())? } else { outcome? });
+            if several {
+                ui.set_topic(&model.title);
+            }
+            let outcome = study(&request, ui, |row| ui.note(format!("{}: {}", row.label(), line(row))))?;
+            outcomes.push(outcome);
             // After each: what is known is not lost where the next fails.
             if let Some(out) = &out {
                 compare::write(out, &outcomes[outcomes.len() - 1..], &self.at_size)?;
             }
         }
+        ui.set_topic("");
         if let Some(out) = &self.out {
             if several {
                 compare::write(out, &outcomes, &self.at_size)?;
