@@ -1,6 +1,6 @@
 //! Instruction sets, picked at run time.
 //!
-//! A value of a proof type ([`Avx2`], [`Avx512`], [`Avx512Bf16`]) can only be made where the CPU has the instructions, so
+//! A value of a proof type ([`Avx2`], [`AvxVnni`], [`Avx512`], [`Avx512Bf16`]) can only be made where the CPU has the instructions, so
 //! whoever holds one may use them. `cargo build` with no flags gives the fast binary.
 
 use crate::{Error, Result};
@@ -12,6 +12,8 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C (Haswell, Zen and later).
     Avx2,
+    /// AVX-VNNI besides AVX2 (client CPUs from Alder Lake on, Zen 5): dot products of bytes in one instruction.
+    AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI (Ice Lake, Zen 4 and later) besides AVX2. The BF16 dot product is used where the
     /// CPU has that as well.
     Avx512,
@@ -19,7 +21,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set with its name, slowest first.
-    pub const ALL: &[(Isa, &str)] = &[(Isa::Scalar, "scalar"), (Isa::Avx2, "avx2"), (Isa::Avx512, "avx512")];
+    pub const ALL: &[(Isa, &str)] =
+        &[(Isa::Scalar, "scalar"), (Isa::Avx2, "avx2"), (Isa::AvxVnni, "avxvnni"), (Isa::Avx512, "avx512")];
 
     /// The name used in reports and in `QCONV_ISA`.
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             Isa::Avx2 => Avx2::new().is_some(),
+            Isa::AvxVnni => AvxVnni::new().is_some(),
             Isa::Avx512 => Avx512::new().is_some(),
         }
     }
@@ -71,6 +75,22 @@ impl Avx2 {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             return Some(Avx2(()));
+        }
+        None
+    }
+}
+
+/// Proof that this CPU has AVX-VNNI, and what [`Avx2`] proves.
+#[derive(Debug, Clone, Copy)]
+pub struct AvxVnni(());
+
+impl AvxVnni {
+    /// `None` on CPUs without.
+    #[inline]
+    pub fn new() -> Option<AvxVnni> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::new().is_some() && is_x86_feature_detected!("avxvnni") {
+            return Some(AvxVnni(()));
         }
         None
     }

@@ -1,15 +1,16 @@
 //! [`Simd`] with AVX2: pairs of registers. Dot products of bytes go through 16-bit sums of two, which hold what codes
-//! below 128 give; eight-bit codes give their sign to the activation first.
+//! below 128 give; eight-bit codes give their sign to the activation first. AVX-VNNI has them in one instruction, for codes
+//! of eight bits as well.
 
 use super::simd::{Eights, Fours, Kernel, Simd, array};
 use super::tile::{Tile, Work, many};
-use crate::cpu::Avx2;
+use crate::cpu::{Avx2, AvxVnni};
 use std::arch::x86_64::*;
 
 /// Runs intrinsics.
 macro_rules! now {
     ($x:expr) => {
-        // SAFETY: an `Avx2` exists only where the CPU has the instructions (FMA and F16C as well); memory that is
+        // SAFETY: `Pairs` exist only where the CPU has the instructions (FMA and F16C as well); memory that is
         // touched is behind references to arrays of the size of the access.
         unsafe { $x }
     };
@@ -35,21 +36,21 @@ macro_rules! both {
 #[inline(always)]
 fn by_half(a: u32, b: u32) -> __m256i {
     let [a, b] = [a as i32, b as i32];
-    // SAFETY: used by the methods of `Avx2` alone.
+    // SAFETY: used by the methods of `Pairs` alone.
     unsafe { _mm256_setr_epi32(a, a, a, a, b, b, b, b) }
 }
 
 /// Sums of four products of an unsigned and a signed byte; pairs of them fit 16 bits.
 #[inline(always)]
 fn sums_of_four(unsigned: __m256i, signed: __m256i) -> __m256i {
-    // SAFETY: used by the methods of `Avx2` alone.
+    // SAFETY: used by the methods of `Pairs` alone.
     unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1)) }
 }
 
 /// As [`sums_of_four`] for signed bytes; those of `b` are not -128.
 #[inline(always)]
 fn signed_sums_of_four(a: __m256i, b: __m256i) -> __m256i {
-    // SAFETY: used by the methods of `Avx2` alone.
+    // SAFETY: used by the methods of `Pairs` alone.
     unsafe { sums_of_four(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a)) }
 }
 
@@ -70,7 +71,7 @@ macro_rules! point {
 #[inline(always)]
 pub(super) fn four_points<const N: usize>(book: &Eights<N>, at: &[u16; 32], i: usize) -> __m256i {
     const { assert!(N.is_power_of_two()) };
-    // SAFETY: elements of the book; used by the methods of `Avx2` and `Avx512` alone.
+    // SAFETY: elements of the book; used by the methods of `Pairs` and `Avx512` alone.
     unsafe {
         let (a, b) = (point!(book, at, i), point!(book, at, i + 1));
         let low = _mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast()));
@@ -84,7 +85,7 @@ pub(super) fn four_points<const N: usize>(book: &Eights<N>, at: &[u16; 32], i: u
 #[inline(always)]
 fn eight_points<const N: usize>(book: &Fours<N>, at: &[u16; 32], i: usize) -> __m256i {
     const { assert!(N.is_power_of_two()) };
-    // SAFETY: elements of the book; used by the methods of `Avx2` alone.
+    // SAFETY: elements of the book; used by the methods of `Pairs` alone.
     unsafe {
         let (a, b) = (point!(book, at, i).read_volatile(), point!(book, at, i + 1).read_volatile());
         let (c, d) = (point!(book, at, i + 2).read_volatile(), point!(book, at, i + 3).read_volatile());
@@ -98,7 +99,7 @@ fn eight_points<const N: usize>(book: &Fours<N>, at: &[u16; 32], i: usize) -> __
 /// A byte-wise product.
 #[inline(always)]
 fn byte_products(a: __m256i, b: __m256i) -> __m256i {
-    // SAFETY: used by the methods of `Avx2` alone.
+    // SAFETY: used by the methods of `Pairs` alone.
     unsafe {
         let low = _mm256_set1_epi16(0xff);
         let even = _mm256_and_si256(_mm256_mullo_epi16(a, b), low);
@@ -107,20 +108,40 @@ fn byte_products(a: __m256i, b: __m256i) -> __m256i {
     }
 }
 
-impl Simd for Avx2 {
+/// Proof of AVX2, and of AVX-VNNI if that is to be used.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Pairs<const VNNI: bool>(());
+
+impl From<Avx2> for Pairs<false> {
+    fn from(_: Avx2) -> Self {
+        Pairs(())
+    }
+}
+
+impl From<AvxVnni> for Pairs<true> {
+    fn from(_: AvxVnni) -> Self {
+        Pairs(())
+    }
+}
+
+impl<const VNNI: bool> Simd for Pairs<VNNI> {
     type Bytes = Two;
     type Ints = Two;
     type Floats = TwoFloats;
-    /// Pairs of products are summed in 16 bits.
-    const WHOLE_BYTES: bool = false;
+    /// Pairs of products are summed in 16 bits without AVX-VNNI.
+    const WHOLE_BYTES: bool = VNNI;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn go<K: Kernel>(v: Avx2, kernel: K) {
-            kernel.run(v);
+        fn go<K: Kernel>(kernel: K) {
+            kernel.run(Pairs::<false>(()));
         }
-        now!(go(self, kernel))
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn go_vnni<K: Kernel>(kernel: K) {
+            kernel.run(Pairs::<true>(()));
+        }
+        if VNNI { now!(go_vnni(kernel)) } else { now!(go(kernel)) }
     }
 
     #[inline(always)]
@@ -354,9 +375,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn start(self, eight: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> Two {
-        if eight || offset[0] == 0 {
+        if eight && !VNNI || offset[0] == 0 {
             let zero = now!(_mm256_setzero_si256());
-            return Two(zero, zero); // with `eight`, `dot` takes the codes for signed numbers
+            return Two(zero, zero); // with `eight`, `dot` takes the codes for signed numbers without AVX-VNNI
         }
         let (first, second) = halves_of(minus_fours);
         let [a, b, c, d] = offset.map(u8::ilog2);
@@ -368,6 +389,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn dot(self, eight: bool, sum: Two, codes: Two, x: Two) -> Two {
+        if VNNI {
+            return both!(Two, |sum, codes, x| _mm256_dpbusd_avx_epi32(sum, codes, x));
+        }
         if eight {
             let codes = self.xor(codes, 0x80);
             return both!(Two, |sum, codes, x| _mm256_add_epi32(sum, signed_sums_of_four(codes, x)));
@@ -377,7 +401,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn start_group(self, eight: bool, offset_log2: u32, minus_sum: i32) -> Two {
-        if eight {
+        if eight && !VNNI {
             let zero = now!(_mm256_setzero_si256());
             return Two(zero, zero);
         }
@@ -388,6 +412,9 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_four(self, eight: bool, sum: Two, codes: Two, x: [u8; 4]) -> Two {
         let x = now!(_mm256_set1_epi32(i32::from_le_bytes(x)));
+        if VNNI {
+            return both!(Two, |sum, codes| _mm256_dpbusd_avx_epi32(sum, codes, x));
+        }
         if eight {
             return both!(Two, |sum, codes| _mm256_add_epi32(sum, signed_sums_of_four(codes, x)));
         }
@@ -396,7 +423,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn stored(self, eight: bool, codes: Two) -> Two {
-        if eight { self.xor(codes, 0x80) } else { codes }
+        if eight && !VNNI { self.xor(codes, 0x80) } else { codes }
     }
 
     #[inline(always)]
@@ -591,7 +618,7 @@ impl Simd for Avx2 {
     }
 }
 
-impl Avx2 {
+impl<const VNNI: bool> Pairs<VNNI> {
     /// As 16-bit numbers.
     #[inline(always)]
     fn numbers(self, b: Two) -> [u16; 32] {
@@ -611,7 +638,7 @@ fn all_ones(mask: u64) -> Two {
 
 #[inline(always)]
 fn all_ones_of_half(mask: u32) -> __m256i {
-    // SAFETY: used by the methods of `Avx2` alone.
+    // SAFETY: used by the methods of `Pairs` alone.
     unsafe {
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
         let byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);

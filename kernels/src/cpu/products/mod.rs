@@ -30,7 +30,7 @@
 //! exact, hence the same on every instruction set.
 
 use super::Isa;
-use super::{Avx2, Avx512};
+use super::{Avx2, Avx512, AvxVnni};
 use crate::Result;
 use crate::cpu::pool::Pool;
 use few::{Few, Rows};
@@ -211,10 +211,15 @@ fn run<K: Kernel>(isa: Isa, kernel: K) {
         {
             return v.enter(kernel);
         }
-        if isa >= Isa::Avx2
-            && let Some(v) = Avx2::new()
+        if isa >= Isa::AvxVnni
+            && let Some(proof) = AvxVnni::new()
         {
-            return v.enter(kernel);
+            return avx2::Pairs::from(proof).enter(kernel);
+        }
+        if isa >= Isa::Avx2
+            && let Some(proof) = Avx2::new()
+        {
+            return avx2::Pairs::from(proof).enter(kernel);
         }
     }
     Scalar.enter(kernel);

@@ -1,7 +1,7 @@
 //! What the products need of an instruction set: a register of 64 bytes, 16 integers or 16 floats.
 //!
 //! The algorithms are written once against [`Simd`]; an instance ([`Avx512`](super::super::Avx512),
-//! [`Avx2`](super::super::Avx2) with pairs of registers, the scalar twin with arrays) only names instructions. All of
+//! [`Pairs`](super::avx2::Pairs) of registers with AVX2, the scalar twin with arrays) only names instructions. All of
 //! them see the same numbers in the same lanes, so integer sums are equal everywhere, and floats differ only where one
 //! fuses multiplication and addition.
 
