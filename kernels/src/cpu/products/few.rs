@@ -89,15 +89,20 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
                         v.prefetch(bytes, at + line + if R == 1 { AHEAD } else { R * row_bytes });
                     }
                 }
-                units_of::<V, F, R, T, 2>(v, &units, x, &mut sums);
+                units_of::<V, F, R, T, 2>(v, &units, &x.each_ref(), &mut sums);
             }
             if let Some(x) = x.get(whole) {
-                let starts = starts.map(|start| start + whole * 2 * F::BYTES);
-                let end = row_bytes - whole * 2 * F::BYTES;
-                if cols % (2 * UNIT) > UNIT {
-                    tail::<V, F, R, T, 2>(v, bytes, starts, end, x, &mut sums);
-                } else {
-                    tail::<V, F, R, T, 1>(v, bytes, starts, end, x, &mut sums);
+                // One unit, or two; the last may be incomplete.
+                for (u, x) in x.iter().enumerate().take((cols % (2 * UNIT)).div_ceil(UNIT)) {
+                    let at = (2 * whole + u) * F::BYTES;
+                    unit_at_the_end::<V, F, R, T>(
+                        v,
+                        bytes,
+                        starts.map(|start| start + at),
+                        row_bytes - at,
+                        x,
+                        &mut sums,
+                    );
                 }
             }
             sums.put::<F>(v, out);
@@ -105,30 +110,41 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
     }
 }
 
-/// `N` units at the end of rows, of which the last may be incomplete: `end` bytes are left from each start.
+/// A unit at the end of rows, which may be incomplete: `left` bytes are left from each start.
 ///
 /// What the next row holds is read with it: activations are zeros there. (Only an infinite scale, which makes its own row
 /// useless, would make this one useless too.) At the end of all rows, zeros are put behind a copy. (Copies for every row,
 /// and two units where there is one, took a third to two thirds of the speed of models with rows of 256 to 1024 weights.)
 #[inline(always)]
-fn tail<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
+fn unit_at_the_end<V: Simd, F: Codes, const R: usize, const T: usize>(
     v: V,
     bytes: &[u8],
     starts: [usize; R],
-    end: usize,
-    x: &[[Unit; T]; 2],
+    left: usize,
+    x: &[Unit; T],
     sums: &mut Sums<V, R, T>,
 ) {
-    if starts[R - 1] + N * F::BYTES <= bytes.len() {
-        let units = starts.map(|start| &bytes[start..start + N * F::BYTES]);
-        return units_of::<V, F, R, T, N>(v, &units, x, sums);
+    let mut copies;
+    let mut units: [&[u8]; R] = [&[]; R];
+    if starts[R - 1] + F::BYTES <= bytes.len() {
+        for (unit, start) in units.iter_mut().zip(starts) {
+            *unit = &bytes[start..start + F::BYTES];
+        }
+    } else {
+        copies = [[0; MOST_BYTES]; R];
+        for ((copy, unit), start) in copies.iter_mut().zip(&mut units).zip(starts) {
+            copy_of(&bytes[start..start + left.min(F::BYTES)], copy);
+            *unit = &copy[..F::BYTES];
+        }
     }
-    let mut copies = [[0; 2 * MOST_BYTES]; R];
-    for (copy, start) in copies.iter_mut().zip(starts) {
-        copy[..end].copy_from_slice(&bytes[start..start + end]);
-    }
-    let units = copies.each_ref().map(|copy| &copy[..N * F::BYTES]);
-    units_of::<V, F, R, T, N>(v, &units, x, sums);
+    units_of::<V, F, R, T, 1>(v, &units, &[x, x], sums);
+}
+
+/// Apart, so that what is rarely needed takes no registers.
+#[cold]
+#[inline(never)]
+fn copy_of(unit: &[u8], copy: &mut [u8; MOST_BYTES]) {
+    copy[..unit.len()].copy_from_slice(unit);
 }
 
 /// What the codes of each quarter of a register are multiplied with.
@@ -181,12 +197,12 @@ impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
     }
 }
 
-/// One or two units of each row.
+/// One or two units of each row; of one, the second activations are not looked at.
 #[inline(always)]
 fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     v: V,
     units: &[&[u8]; R],
-    x: &[[Unit; T]; 2],
+    x: &[&[Unit; T]; 2],
     sums: &mut Sums<V, R, T>,
 ) {
     const { assert!(N == 1 || N == 2) };
@@ -197,13 +213,15 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
         let second = if N == 2 { F::ready(v, b) } else { first };
         let mut scales = [[v.splat(0.0); T]; 2];
         if F::GROUP == 32 {
-            // A second unit that is not there has activations of zero.
+            // Instead of a second unit the first once more, which meets zeros.
             let (scale, plus) = F::scales_of_two(v, a, if N == 2 { b } else { a });
             for t in 0..T {
-                scales[0][t] = v.mul(scale, v.eights(&x[0][t].scale, &x[1][t].scale));
+                let (one, two) = (&x[0][t], &x[1][t]);
+                let of_x = if N == 2 { v.eights(&one.scale, &two.scale) } else { v.eight(&one.scale) };
+                scales[0][t] = v.mul(scale, of_x);
                 scales[1][t] = scales[0][t];
                 if F::PLUS {
-                    let sum = v.eights(&x[0][t].sum, &x[1][t].sum);
+                    let sum = if N == 2 { v.eights(&one.sum, &two.sum) } else { v.eight(&one.sum) };
                     sums.plus[r][t] = v.fma(plus, sum, sums.plus[r][t]);
                 }
             }
@@ -219,16 +237,16 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
             }
         }
         let sums = &mut sums.products[r];
-        part::<V, F, T>(v, 0, 0, a, &first, &x[0], &scales[0], sums);
-        part::<V, F, T>(v, 1, 1, a, &first, &x[0], &scales[0], sums);
-        part::<V, F, T>(v, 2, 2, a, &first, &x[0], &scales[0], sums);
-        part::<V, F, T>(v, 3, 3, a, &first, &x[0], &scales[0], sums);
+        part::<V, F, T>(v, 0, 0, a, &first, x[0], &scales[0], sums);
+        part::<V, F, T>(v, 1, 1, a, &first, x[0], &scales[0], sums);
+        part::<V, F, T>(v, 2, 2, a, &first, x[0], &scales[0], sums);
+        part::<V, F, T>(v, 3, 3, a, &first, x[0], &scales[0], sums);
         if N == 2 {
             let later = if F::GROUP == 32 { 4 } else { 0 }; // where the second unit's scales are
-            part::<V, F, T>(v, 0, later, b, &second, &x[1], &scales[1], sums);
-            part::<V, F, T>(v, 1, later + 1, b, &second, &x[1], &scales[1], sums);
-            part::<V, F, T>(v, 2, later + 2, b, &second, &x[1], &scales[1], sums);
-            part::<V, F, T>(v, 3, later + 3, b, &second, &x[1], &scales[1], sums);
+            part::<V, F, T>(v, 0, later, b, &second, x[1], &scales[1], sums);
+            part::<V, F, T>(v, 1, later + 1, b, &second, x[1], &scales[1], sums);
+            part::<V, F, T>(v, 2, later + 2, b, &second, x[1], &scales[1], sums);
+            part::<V, F, T>(v, 3, later + 3, b, &second, x[1], &scales[1], sums);
         }
     }
 }
