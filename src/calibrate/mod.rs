@@ -19,8 +19,24 @@ pub use text::{Activations, Calibration, Collected, Request, collect};
 
 use crate::engine::{Engine, Observer, SessionOptions};
 use crate::error::caller;
+use crate::ui::Ui;
+use qconv_formats::imatrix::Imatrix;
 use qconv_kernels::Backend;
 use std::ops::Range;
+use std::path::Path;
+
+/// An importance matrix from its file; what in it is none is told. Errors: the file's.
+pub fn open(path: &Path, ui: &Ui) -> anyhow::Result<Imatrix> {
+    let matrix = Imatrix::open(path)?;
+    if let Some(first) = matrix.ignored.first() {
+        let n = matrix.ignored.len();
+        ui.warn(format!(
+            "{}: {n} of its tensors are neither sums nor counts and are not used: {first} ...",
+            path.display()
+        ));
+    }
+    Ok(matrix)
+}
 
 /// Which part of a text is used.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::calibrate::{is_legacy, save};
-use crate::calibrate::{TensorStatistics, statistics};
+use crate::calibrate::{self, TensorStatistics, statistics};
 use crate::outln;
 use crate::output;
 use crate::report::{self, Table};
@@ -87,15 +87,7 @@ impl Imatrix {
     fn sum(&self, ui: &Ui) -> Result<Matrix> {
         let mut all = Vec::new();
         for path in &self.files {
-            let matrix = Matrix::open(path)?;
-            if let Some(first) = matrix.ignored.first() {
-                let n = matrix.ignored.len();
-                ui.warn(format!(
-                    "{}: {n} of its tensors are neither sums nor counts and are left out: {first} ...",
-                    path.display()
-                ));
-            }
-            all.push((path, matrix));
+            all.push((path, calibrate::open(path, ui)?));
         }
         // Nothing has to be counted in tokens where one file is only shown, or stays in its form.
         let to_legacy = self.output.as_deref().is_none_or(is_legacy);

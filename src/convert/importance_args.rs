@@ -7,7 +7,6 @@ use crate::model::Model;
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::ValueEnum as _;
-use qconv_formats::imatrix::Imatrix;
 use std::path::PathBuf;
 
 /// Arguments around `--imatrix` and `--calibration`.
@@ -90,15 +89,7 @@ impl ImportanceArgs {
             ui.note(format!("{}: calibrated on {chunks} chunks of {ctx} tokens in {seconds}", text.file.display()));
             Importance::collected(&found.matrix, &text.file, include, exclude)?
         } else if let Some(file) = &self.imatrix {
-            let matrix = Imatrix::open(file)?;
-            if let Some(first) = matrix.ignored.first() {
-                let n = matrix.ignored.len();
-                ui.warn(format!(
-                    "{}: {n} of its tensors are neither sums nor counts and are not used: {first} ...",
-                    file.display()
-                ));
-            }
-            Importance::new(&matrix, file, include, exclude)?
+            Importance::new(&calibrate::open(file, ui)?, file, include, exclude)?
         } else {
             return Ok(None);
         };
