@@ -20,6 +20,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod general;
+pub mod hub;
 pub mod inspect;
 pub mod method;
 pub mod model;

@@ -18,6 +18,7 @@ pub use site::{Site, everywhere};
 
 use crate::arch::{Architecture, Keys, Plan};
 use crate::error::{caller, malformed};
+use crate::{general, hub};
 use anyhow::Result;
 use part::{Change, Part};
 use qconv_formats::block::{self, BlockFormat};
@@ -93,6 +94,7 @@ impl Model {
     /// Errors: no such path, unknown class, a required tensor missing, a shape that the rules do not fit, a type that is
     /// not F32, F16 or BF16. A tokenizer that cannot be read is no error here; see [`Model::require_tokenizer`].
     pub fn open(path: &Path, warnings: &mut Vec<String>) -> Result<Model> {
+        let path = &*hub::locate(path)?;
         let meta = std::fs::metadata(path).map_err(qconv_formats::Error::io(path))?;
         if meta.is_dir() {
             return resolve::from_checkpoint(Checkpoint::open(path)?, warnings);
@@ -172,8 +174,11 @@ impl Model {
 
     /// The name people know it by: `general.name`, else the folder or file.
     pub fn name(&self) -> String {
-        let stem = || self.path.canonicalize().ok().and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned()));
-        self.metadata.str("general.name").map(str::to_owned).or_else(stem).unwrap_or_else(|| "model".into())
+        let unnamed = || match self.origin {
+            Origin::Checkpoint(_) => general::folder_name(&self.path).ok(), // what is behind a dot belongs to it
+            Origin::Gguf(_) => self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
+        };
+        self.metadata.str("general.name").map(str::to_owned).or_else(unnamed).unwrap_or_else(|| "model".into())
     }
 
     /// An error that says why there is no tokenizer, if there is none.

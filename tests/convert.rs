@@ -280,3 +280,60 @@ fn a_copied_output_matrix_of_a_tied_model_is_left_out() {
     convert(&c.folder, &out, &["--type", "q8_0"]);
     assert!(qconv_formats::gguf::Gguf::open(&out).unwrap().tensor("output.weight").is_none());
 }
+
+/// Hugging Face's tools keep models in folders that are called after a commit.
+#[test]
+#[cfg(unix)]
+fn models_in_the_hubs_cache_are_found_by_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, work) = (dir.path().join("hub"), dir.path().join("work"));
+    let repository = hub.join("models--acme--Prose-4M-Chat");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshot = repository.join("snapshots").join(commit);
+    common::copy_folder(&fixture("models/prose-4m"), &repository.join("blobs"));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir(&work).unwrap();
+    for name in listing(&repository.join("blobs")) {
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(&name), snapshot.join(&name)).unwrap();
+    }
+    let convert = |source: &str, out: &str| {
+        let mut command = common::qconv(&["convert", source, "-t", "q8_0", "-o", out]);
+        command.current_dir(&work).env("HF_HUB_CACHE", &hub).output().unwrap()
+    };
+    for (source, out) in [
+        ("acme/Prose-4M-Chat", "a/"),
+        (arg(&repository), "b/"),
+        (arg(&snapshot), "c/"),
+        ("../hub/models--acme--Prose-4M-Chat", "d/"),
+    ] {
+        std::fs::create_dir(work.join(out)).unwrap();
+        let done = convert(source, out);
+        assert!(done.status.success(), "{source}: {}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(listing(&work.join(out)), ["Prose-4M-Chat-Q8_0.gguf"], "{source}");
+    }
+    let file = |out: &str| std::fs::read(work.join(out).join("Prose-4M-Chat-Q8_0.gguf")).unwrap();
+    assert!(["b", "c", "d"].iter().all(|out| file(out) == file("a")), "one model has one file");
+    ok(&["verify", arg(&work.join("a/Prose-4M-Chat-Q8_0.gguf")), "--against", arg(&repository)]);
+
+    let refused = convert("acme/Prose-7B", "x.gguf");
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("`hf download acme/Prose-7B`"), "{said}");
+}
+
+#[test]
+fn an_adapter_is_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+    fails(&["convert", arg(dir.path()), "-o", arg(&dir.path().join("x.gguf"))], 1, &["LoRA", "merge"]);
+}
+
+#[test]
+fn a_folders_name_may_have_dots() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("Prose-v1.0");
+    common::copy_folder(&fixture("models/prose-4m"), &folder);
+    let shown = ok(&["bench", arg(&folder), "-p", "2", "-n", "1", "-r", "1", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert!(shown.to_string().contains(r#""Prose-v1.0""#), "{shown}");
+}

@@ -26,7 +26,12 @@ impl Checkpoint {
         let folder = folder.as_ref().to_owned();
         folder.metadata().map_err(Error::io(&folder))?;
         let config = read_json(&folder.join("config.json"))?.ok_or_else(|| {
-            Error::malformed(&folder, "config.json", "is missing: this is no Hugging Face model folder")
+            let what = if folder.join("adapter_config.json").exists() {
+                "is missing: this is an adapter (LoRA), and no model; merge it into its base model (peft's `merge_and_unload`) and save that"
+            } else {
+                "is missing: this is no Hugging Face model folder"
+            };
+            Error::malformed(&folder, "config.json", what)
         })?;
         if !config.is_object() {
             return Err(Error::malformed(folder.join("config.json"), "top level", "is no JSON object"));

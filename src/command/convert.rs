@@ -33,6 +33,7 @@ use target::{Case, TargetArgs};
 #[command(after_help = "\
 Examples:
   qconv convert TinyLlama-1.1B-Chat-v1.0 -t q4_k_m
+  qconv convert TinyLlama/TinyLlama-1.1B-Chat-v1.0 -t q4_k_m    # after `hf download`
   qconv convert models/prose-4m -o prose.gguf -t q6_k --json
   qconv convert model-f16.gguf -t q5_k_m --dry-run --tensors
   qconv convert model -t q4_k_m --tensor-type 'ffn_down=q6_k' --output-tensor-type q8_0
@@ -47,7 +48,7 @@ Examples:
 The conversion is one pass: no 16-bit file in between, and memory does not grow with the model.
 Types and what llama.cpp calls them: see `qconv types`.")]
 pub struct Convert {
-    /// A Hugging Face model folder, or a GGUF file
+    /// A Hugging Face model folder, a GGUF file, or the name of a model that `hf download` left in the cache (ORG/NAME)
     source: PathBuf,
 
     /// The new file, or a folder for it [default: the conventional name in the current folder, such as

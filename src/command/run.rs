@@ -30,7 +30,7 @@ Examples:
 A Hugging Face folder runs in its own precision. The text goes to standard output, figures to standard error. The same
 seed gives the same text, whatever the number of threads. --logits computes with f32 activations and an f32 cache.")]
 pub struct Run {
-    /// A GGUF file or a Hugging Face folder
+    /// A GGUF file, a Hugging Face folder, or the name of a model in its cache
     model: PathBuf,
 
     /// The text to continue, or with --chat what the user says

@@ -6,6 +6,7 @@
 
 mod card;
 
+use crate::hub;
 use crate::naming::{NameParts, ParameterCounts, title};
 use crate::provenance;
 use crate::recipe::Mix;
@@ -126,13 +127,15 @@ pub fn requantized(source: &Metadata, mix: &Mix) -> Metadata {
     meta
 }
 
-/// The name of a source folder, from which a model's name may come.
+/// The name of a source folder, from which a model's name may come. Snapshots in the hub's cache are called as the model is,
+/// and not by their commit, which is what llama.cpp's converter takes.
 pub fn folder_name(folder: &Path) -> anyhow::Result<String> {
-    let name = match folder.file_name() {
-        Some(name) => name.to_owned(),
-        None => folder.canonicalize()?.file_name().unwrap_or_default().to_owned(), // "." and ".."
+    let folder = match folder.file_name() {
+        Some(_) => std::path::absolute(folder)?,
+        None => folder.canonicalize()?, // ".."
     };
-    Ok(name.to_string_lossy().into_owned())
+    let name = hub::name(&folder).map(str::to_owned);
+    Ok(name.unwrap_or_else(|| folder.file_name().unwrap_or_default().to_string_lossy().into_owned()))
 }
 
 fn finish(meta: &mut Metadata, mix: &Mix) {

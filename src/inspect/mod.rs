@@ -6,6 +6,7 @@ mod value;
 pub use stats::Stats;
 pub use value::{LONG_ARRAY, Shown, escaped};
 
+use crate::{general, hub};
 use anyhow::Result;
 use qconv_formats::Error;
 use qconv_formats::block::BlockFormat;
@@ -77,6 +78,7 @@ pub struct Share {
 impl Subject {
     /// Opens whatever lies at `path`. Errors: neither of the three, or broken.
     pub fn open(path: &Path) -> Result<Self> {
+        let path = &*hub::locate(path)?;
         let found = path.metadata().map_err(Error::io(path))?;
         if found.is_dir() {
             return from_folder(path);
@@ -186,7 +188,7 @@ fn from_folder(path: &Path) -> Result<Subject> {
     let metadata = config.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), Shown::from_json(v))).collect();
     let mut subject = of_files(path, "huggingface", metadata, files);
     subject.architecture = config["architectures"][0].as_str().map(str::to_owned);
-    subject.name = path.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+    subject.name = general::folder_name(path).ok();
     Ok(subject)
 }
 

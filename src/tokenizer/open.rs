@@ -1,6 +1,7 @@
 //! A tokenizer without its model.
 
 use super::Tokenizer;
+use crate::hub;
 use qconv_formats::checkpoint::Checkpoint;
 use qconv_formats::gguf::Gguf;
 use qconv_formats::vocab;
@@ -11,6 +12,7 @@ impl Tokenizer {
     ///
     /// Errors: those of [`Gguf::open`], [`Checkpoint::open`], [`vocab::from_checkpoint`] and [`Tokenizer::from_metadata`].
     pub fn open(path: &Path, warnings: &mut Vec<String>) -> anyhow::Result<Tokenizer> {
+        let path = &*hub::locate(path)?;
         let tokenizer = if path.is_dir() {
             let checkpoint = Checkpoint::open(path)?;
             // Only padding ids depend on the number of embeddings, and no text becomes one of those.
