@@ -484,6 +484,12 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
+    fn first(self, n: usize, x: TwoFloats) -> TwoFloats {
+        let mask = self.load_words(ONES_THEN_ZEROS[16 - n.min(16)..].first_chunk().expect("sixteen are left"));
+        both!(TwoFloats, |x, mask| _mm256_and_ps(x, _mm256_castsi256_ps(mask)))
+    }
+
+    #[inline(always)]
     fn store_floats(self, x: TwoFloats, to: &mut [f32; 16]) {
         let (first, second) = to.split_at_mut(8);
         now!(_mm256_storeu_ps(first.as_mut_ptr(), x.0));
@@ -629,6 +635,17 @@ impl<const VNNI: bool> Pairs<VNNI> {
         to
     }
 }
+
+/// Sixteen of them begin with as many numbers of ones as are wanted.
+static ONES_THEN_ZEROS: [u32; 32] = {
+    let mut x = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        x[i] = u32::MAX;
+        i += 1;
+    }
+    x
+};
 
 /// Bytes of ones where the mask has a one.
 #[inline(always)]

@@ -468,6 +468,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn first(self, n: usize, x: __m512) -> __m512 {
+        now!(_mm512_maskz_mov_ps(((1u32 << n.min(16)) - 1) as u16, x))
+    }
+
+    #[inline(always)]
     fn store_floats(self, x: __m512, to: &mut [f32; 16]) {
         now!(_mm512_storeu_ps(to.as_mut_ptr(), x))
     }

@@ -35,6 +35,7 @@ const AHEAD: usize = 6144;
 const LINE: usize = 64;
 
 /// Rows of one weight and the activations that they meet.
+#[derive(Clone, Copy)]
 pub(in crate::cpu) struct Few<'a> {
     /// Whole rows.
     pub(in crate::cpu) bytes: &'a [u8],
@@ -89,20 +90,14 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
                         v.prefetch(bytes, at + line + if R == 1 { AHEAD } else { R * row_bytes });
                     }
                 }
-                units_of::<V, F, R, T, 2>(v, &units, &x.each_ref(), &mut sums);
+                units_of::<V, F, R, T, 2>(v, &units, &x.each_ref(), UNIT / F::GROUP, &mut sums);
             }
             if let Some(x) = x.get(whole) {
                 // One unit, or two; the last may be incomplete.
                 for (u, x) in x.iter().enumerate().take((cols % (2 * UNIT)).div_ceil(UNIT)) {
                     let at = (2 * whole + u) * F::BYTES;
-                    unit_at_the_end::<V, F, R, T>(
-                        v,
-                        bytes,
-                        starts.map(|start| start + at),
-                        row_bytes - at,
-                        x,
-                        &mut sums,
-                    );
+                    let left = Left { bytes: row_bytes - at, weights: cols - (2 * whole + u) * UNIT };
+                    unit_at_the_end::<V, F, R, T>(v, bytes, starts.map(|start| start + at), left, x, &mut sums);
                 }
             }
             sums.put::<F>(v, out);
@@ -110,17 +105,24 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
     }
 }
 
-/// A unit at the end of rows, which may be incomplete: `left` bytes are left from each start.
+/// What a row has left.
+#[derive(Clone, Copy)]
+struct Left {
+    bytes: usize,
+    weights: usize,
+}
+
+/// A unit at the end of rows, which may be incomplete.
 ///
-/// What the next row holds is read with it: activations are zeros there. (Only an infinite scale, which makes its own row
-/// useless, would make this one useless too.) At the end of all rows, zeros are put behind a copy. (Copies for every row,
+/// What the next row holds is read with it: activations are zeros there, and so are the scales that they meet, since an infinite
+/// one must spoil its own row alone. At the end of all rows, zeros are put behind a copy. (Copies for every row,
 /// and two units where there is one, took a third to two thirds of the speed of models with rows of 256 to 1024 weights.)
 #[inline(always)]
 fn unit_at_the_end<V: Simd, F: Codes, const R: usize, const T: usize>(
     v: V,
     bytes: &[u8],
     starts: [usize; R],
-    left: usize,
+    left: Left,
     x: &[Unit; T],
     sums: &mut Sums<V, R, T>,
 ) {
@@ -133,11 +135,12 @@ fn unit_at_the_end<V: Simd, F: Codes, const R: usize, const T: usize>(
     } else {
         copies = [[0; MOST_BYTES]; R];
         for ((copy, unit), start) in copies.iter_mut().zip(&mut units).zip(starts) {
-            copy_of(&bytes[start..start + left.min(F::BYTES)], copy);
+            copy_of(&bytes[start..start + left.bytes.min(F::BYTES)], copy);
             *unit = &copy[..F::BYTES];
         }
     }
-    units_of::<V, F, R, T, 1>(v, &units, &[x, x], sums);
+    let groups = left.weights.min(UNIT).div_ceil(F::GROUP);
+    units_of::<V, F, R, T, 1>(v, &units, &[x, x], groups, sums);
 }
 
 /// Apart, so that what is rarely needed takes no registers.
@@ -197,12 +200,13 @@ impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
     }
 }
 
-/// One or two units of each row; of one, the second activations are not looked at.
+/// One or two units of each row; of one, the second activations are not looked at, and only the first `groups` groups count.
 #[inline(always)]
 fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     v: V,
     units: &[&[u8]; R],
     x: &[&[Unit; T]; 2],
+    groups: usize,
     sums: &mut Sums<V, R, T>,
 ) {
     const { assert!(N == 1 || N == 2) };
@@ -214,7 +218,8 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
         let mut scales = [[v.splat(0.0); T]; 2];
         if F::GROUP == 32 {
             // Instead of a second unit the first once more, which meets zeros.
-            let (scale, plus) = F::scales_of_two(v, a, if N == 2 { b } else { a });
+            let of_all = F::scales_of_two(v, a, if N == 2 { b } else { a });
+            let (scale, plus) = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
             for t in 0..T {
                 let (one, two) = (&x[0][t], &x[1][t]);
                 let of_x = if N == 2 { v.eights(&one.scale, &two.scale) } else { v.eight(&one.scale) };
@@ -227,7 +232,8 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
             }
         } else {
             for k in 0..N {
-                let (scale, plus) = F::scales(v, if k == 0 { a } else { b });
+                let of_all = F::scales(v, if k == 0 { a } else { b });
+                let (scale, plus) = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
                 for t in 0..T {
                     scales[k][t] = v.mul(scale, v.floats(&x[k][t].scale16));
                     if F::PLUS {
@@ -249,6 +255,12 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
             part::<V, F, T>(v, 3, later + 3, b, &second, x[1], &scales[1], sums);
         }
     }
+}
+
+/// Scales, and what is added, of the first groups.
+#[inline(always)]
+fn counting<V: Simd, F: Codes>(v: V, groups: usize, (scale, plus): (V::Floats, V::Floats)) -> (V::Floats, V::Floats) {
+    (v.first(groups, scale), if F::PLUS { v.first(groups, plus) } else { plus })
 }
 
 /// 64 weights of a row; `place` is where their scales are, in parts.

@@ -183,8 +183,8 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
     Fast {
         format,
         one: |isa, few, out| run(isa, Rows::<F, 1, 1>(few, out, PhantomData)),
-        two: |isa, few, out| run(isa, Rows::<F, 1, 2>(few, out, PhantomData)),
-        four: |isa, few, out| run(isa, Rows::<F, 2, 4>(few, out, PhantomData)),
+        two: several::<F, 1, 2>,
+        four: several::<F, 2, 4>,
         unpack: |isa, Rest { bytes, row_bytes, cols, unit, tile }| {
             run(isa, Unpack::<F> { bytes, row_bytes, cols, unit, tile, format: PhantomData });
         },
@@ -198,31 +198,53 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
     }
 }
 
+/// Several tokens at once. Without vector instructions they come one after the other: unrolled arrays of several tokens, for
+/// machines that hardly anybody has, were half of all products' code and of the time to compile it.
+fn several<F: Codes, const R: usize, const T: usize>(isa: Isa, few: Few<'_>, out: &mut [f32]) {
+    let Some(Rows(few, out, _)) = with_vectors(isa, Rows::<F, R, T>(few, out, PhantomData)) else { return };
+    let mut of_one = vec![0.0; few.bytes.len() / few.row_bytes];
+    for t in 0..T {
+        let x: Vec<Unit> = few.x.iter().skip(t).step_by(T).copied().collect();
+        Scalar.enter(Rows::<F, 1, 1>(Few { x: &x, ..few }, &mut of_one, PhantomData));
+        out.iter_mut().skip(t).step_by(T).zip(&of_one).for_each(|(out, y)| *out = *y);
+    }
+}
+
 fn multiply<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(isa: Isa, tile: &Tile, work: Work<'_>) {
     run(isa, Multiply::<GROUP, PLUS, EIGHT> { tile, work });
 }
 
 /// Runs a kernel with the best instructions that `isa` allows.
 fn run<K: Kernel>(isa: Isa, kernel: K) {
+    if let Some(kernel) = with_vectors(isa, kernel) {
+        Scalar.enter(kernel);
+    }
+}
+
+/// The same, or the kernel once more where `isa` allows no vectors.
+fn with_vectors<K: Kernel>(isa: Isa, kernel: K) -> Option<K> {
     #[cfg(target_arch = "x86_64")]
     {
         if isa >= Isa::Avx512
             && let Some(v) = Avx512::new()
         {
-            return v.enter(kernel);
+            v.enter(kernel);
+            return None;
         }
         if isa >= Isa::AvxVnni
             && let Some(proof) = AvxVnni::new()
         {
-            return avx2::Pairs::from(proof).enter(kernel);
+            avx2::Pairs::from(proof).enter(kernel);
+            return None;
         }
         if isa >= Isa::Avx2
             && let Some(proof) = Avx2::new()
         {
-            return avx2::Pairs::from(proof).enter(kernel);
+            avx2::Pairs::from(proof).enter(kernel);
+            return None;
         }
     }
-    Scalar.enter(kernel);
+    Some(kernel)
 }
 
 /// Most tokens that are few.

@@ -243,6 +243,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if i < 8 { a[i] } else { b[i - 8] })
     }
 
+    fn first(self, n: usize, x: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if i < n { x[i] } else { 0.0 })
+    }
+
     fn store_floats(self, x: [f32; 16], to: &mut [f32; 16]) {
         *to = x;
     }

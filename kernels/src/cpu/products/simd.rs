@@ -212,6 +212,8 @@ pub(super) trait Simd: Copy {
     fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> Self::Floats;
     /// The first eight of both.
     fn join(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The first `n` lanes, then zeros.
+    fn first(self, n: usize, x: Self::Floats) -> Self::Floats;
     /// To memory.
     fn store_floats(self, x: Self::Floats, to: &mut [f32; 16]);
     /// To memory, as bits.

@@ -183,6 +183,49 @@ fn activations_that_are_no_numbers_are_seen_in_the_result() {
     }
 }
 
+/// A block of which some weights are infinite or no numbers; `None` for formats that have none such.
+fn spoiled_block(random: &mut Random, format: &BlockFormat) -> Option<Vec<u8>> {
+    let mut weights = vec![0.0; format.block_weights];
+    (0..2000).find_map(|_| {
+        let block: Vec<u8> = (0..format.block_bytes).map(|_| (random.next() >> 32) as u8).collect();
+        format.dequantize.unwrap()(&block, &mut weights);
+        weights.iter().any(|w| !w.is_finite()).then_some(block)
+    })
+}
+
+#[test]
+fn a_scale_that_is_no_number_spoils_its_own_row_alone() {
+    let mut random = Random::new(16);
+    let (all, mut seen) = (backends(1), 0);
+    for format in formats() {
+        let Some(bad) = spoiled_block(&mut random, format) else { continue };
+        seen += 1;
+        for blocks in [1, 3, 7, 9] {
+            let cols = blocks * format.block_weights;
+            let (weight, _) = random_weight(&mut random, format, &[5, cols]);
+            let mut bytes = weight.bytes().to_vec();
+            let row = 2 * bytes.len() / 5;
+            bytes[row..row + bad.len()].copy_from_slice(&bad);
+            let spoiled = QTensor::new(format, weight.shape().clone(), bytes).unwrap();
+            for n in [1, 2, 3, 7] {
+                let x = random.floats(n * cols);
+                for cpu in &all {
+                    let (want, got) = (product(cpu, &weight, &x, n), product(cpu, &spoiled, &x, n));
+                    for (i, (want, got)) in want.iter().zip(&got).enumerate() {
+                        let what = || format!("{format:?} {} cols {cols} n {n} row {}", cpu.name(), i % 5);
+                        if i % 5 == 2 {
+                            assert!(!got.is_finite(), "{}: {got}", what());
+                        } else {
+                            assert_eq!(want.to_bits(), got.to_bits(), "{}: {got} instead of {want}", what());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "{seen} formats have infinite weights");
+}
+
 /// Bytes that end where the memory behind them may not be touched.
 #[cfg(unix)]
 pub(in crate::cpu) struct Guarded {
