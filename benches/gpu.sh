@@ -9,7 +9,8 @@
 #            against the processor's, with the small trained model; the text with its layers split
 #   speed    qconv bench on models of Llama-3.2-1B's and Llama-3-8B's shapes with random weights, made on the spot, and on every
 #            MODEL, with the times of single kernels; llama-bench on the same files, if LLAMA_BENCH names one, it is on the
-#            PATH, or LLAMA_CPP names llama.cpp's source and CMake and nvcc are there to build it
+#            PATH, or LLAMA_CPP names llama.cpp's source and CMake and nvcc are there to build it; generation with other
+#            constants than the built-in ones (SWEEP: the model's file, by default the smaller shape's in Q4_K_M)
 #   checks   the tests under compute-sanitizer's memcheck and racecheck, if it is there
 #
 # A part takes PART_SECONDS (530) at most: a step has what is left of that, or STEP_SECONDS (150) if that is less, and is killed
@@ -39,6 +40,11 @@ pack() {
     strip -s -o "$payload/qconv" "$program"
     strip -s -o "$payload/cuda-tests" "$tests"
     cp -r fixtures/models/prose-4m fixtures/texts/prose.txt benches/random_checkpoint.py "$payload/"
+    # Kernels of other constants, for the sweep: how many blocks of a single token's product a multiprocessor should hold.
+    local resident
+    for resident in ${RESIDENT:-4 5 7 8}; do
+        kernels/cuda/build.py --to "$payload/resident-$resident" "-DMATVEC_RESIDENT=$resident" matvec
+    done
     git rev-parse --short HEAD >"$payload/commit"
     [ -z "$(git status --porcelain)" ] || echo "with changes that are not committed" >>"$payload/commit"
     tar -C "$payload" -czf "$out/payload.tar.gz" .
@@ -216,10 +222,25 @@ speed() {
         for type in "${types[@]}"; do measure "$shape-$type.gguf"; done
     done
     for model in "${models[@]}"; do measure "$model"; done
+    export -f sweep
+    local smallest=${SHAPES:-llama-3.2-1b}
+    LIMIT=200 step "Constants" 16 bash -c "sweep ${SWEEP:-${smallest%% *}-q4_k_m.gguf}"
     # What costs more time, behind all that is wanted first.
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
         step "Long context: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" -d "${DEPTH:-4096}" -r 2 --backend cuda
         step "Side by side: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" --parallel 4,16 -r 2 --backend cuda
+    done
+}
+
+# Tokens a second with other constants, each in a line: warps that a single token's products should have, blocks of them that a
+# multiprocessor should hold. The first and the last line are as built: what differs between these is chance.
+sweep() {
+    local model=$1 setting speed
+    for setting in "" QCONV_CUDA_WARPS={1,3168,6336,25344,1000000} $(ls -d "$PWD"/resident-* 2>/dev/null | sed 's/^/QCONV_CUDA_IMAGES=/') ""; do
+        speed=$(env $setting ./qconv bench "$model" -p 0 -n "${TOKENS:-128}" -r 2 --backend cuda --json |
+            sed -n 's/.*"tokens_per_second": *\([0-9.]*\).*/\1/p' | head -1)
+        [ -n "$speed" ] || return 1
+        printf '%-40s %10s tokens/s\n' "$(echo "${setting:-as built}" | sed "s|=$PWD/|=|")" "$speed"
     done
 }
 

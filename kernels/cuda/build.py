@@ -5,6 +5,8 @@
     build.py --all       the same, changed or not
     build.py --check     write nothing; fail if an embedded image is not what the sources give
     build.py --show      print registers, shared memory and spills of every kernel as the embedded reports have them
+    build.py --to FOLDER [-DNAME=VALUE...] NAME...
+                         compile these sources with other constants into FOLDER, whatever they spill: for QCONV_CUDA_IMAGES=FOLDER
 
 The compiler is NVRTC 12.4 from PyPI (three wheels, 50 MB), put into a folder of its own below target/. Every source becomes a
 cubin for each of ARCHITECTURES, and PTX of PTX_ARCHITECTURE, which the driver compiles for devices that are none of these.
@@ -126,16 +128,16 @@ PROPERTIES = re.compile(
     r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)", re.S)
 
 
-def image(task):
+def image(task, definitions=()):
     """One image of one source: runs in a process of its own, since NVRTC compiles one at a time."""
     source, architecture, nvidia = task
     nvrtc = Nvrtc(nvidia)
     if architecture is None:
-        ptx, log = nvrtc.compile(source, [*OPTIONS, f"--gpu-architecture=compute_{PTX_ARCHITECTURE}"], "PTX")
+        ptx, log = nvrtc.compile(source, [*OPTIONS, *definitions, f"--gpu-architecture=compute_{PTX_ARCHITECTURE}"], "PTX")
         return ptx, log, []
     with tempfile.TemporaryDirectory() as folder:
         # PTX first, then the assembler: NVRTC's own would not tell about registers where it compiles nothing anew.
-        ptx, log = nvrtc.compile(source, [*OPTIONS, f"--gpu-architecture=compute_{architecture}"], "PTX")
+        ptx, log = nvrtc.compile(source, [*OPTIONS, *definitions, f"--gpu-architecture=compute_{architecture}"], "PTX")
         (pathlib.Path(folder) / "in.ptx").write_bytes(ptx.rstrip(b"\0"))
         assembler = [str(nvidia / "cuda_nvcc/bin/ptxas"), "-v", f"-arch=sm_{architecture}", "in.ptx", "-o", "out.cubin"]
         done = subprocess.run(assembler, cwd=folder, capture_output=True, text=True)
@@ -163,9 +165,9 @@ def embedded_digest(source):
     return note.read_text().split()[1] if note.exists() and (IMAGES / f"{source.stem}.zlib").exists() else None
 
 
-def build(sources, nvidia, pool):
+def build(sources, nvidia, pool, definitions=()):
     """Compiles sources; (source, archive, rows of the report, error or None) of each, in their order, as they are done."""
-    tasks = {s: [(a, pool.submit(image, (s, a, nvidia))) for a in [*ARCHITECTURES, None]] for s in sources}
+    tasks = {s: [(a, pool.submit(image, (s, a, nvidia), definitions)) for a in [*ARCHITECTURES, None]] for s in sources}
     for source, images in tasks.items():
         parts, rows, errors = b"", [], []
         for architecture, future in images:
@@ -182,7 +184,27 @@ def build(sources, nvidia, pool):
         yield source, parts, rows, errors[0] if errors else None
 
 
+def variant(folder, sources, definitions):
+    """Sources compiled with other constants."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        for source, parts, rows, error in build(sources, tools(), pool, definitions):
+            if error:
+                raise SystemExit(error)
+            (folder / f"{source.stem}.zlib").write_bytes(zlib.compress(parts, 9))
+            (folder / f"{source.stem}.txt").write_text(report(f"of a variant: {' '.join(definitions)}", rows))
+
+
 def main():
+    arguments = sys.argv[1:]
+    if "--to" in arguments:
+        at = arguments.index("--to")
+        rest = arguments[:at] + arguments[at + 2:]
+        names = [a for a in rest if not a.startswith("-D")]
+        sources = [HERE / f"{pathlib.Path(n).stem}.cu" for n in names]
+        if at + 1 == len(arguments) or not sources or not all(s.exists() for s in sources):
+            raise SystemExit(__doc__)
+        return variant(pathlib.Path(arguments[at + 1]), sources, [a for a in rest if a.startswith("-D")])
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
     names = {pathlib.Path(a).stem for a in sys.argv[1:] if not a.startswith("-")}
     if flags - {"--all", "--check", "--show"}:

@@ -70,6 +70,21 @@ static __device__ __forceinline__ uint4 load_once(const void* from) {
     return v;
 }
 
+// ---- d = c + the product of four unsigned bytes with four signed ones.
+static __device__ __forceinline__ int dp4a_unsigned_signed(uint32_t a, int b, int c) {
+    int d;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+// ---- Byte i of the result is that of the eight bytes (y, x) which bits 4 i .. 4 i + 2 of the selector name; if its bit 4 i + 3 is
+// set, that byte's sign instead, eight times. Bits of the selector from 16 on count for nothing.
+static __device__ __forceinline__ uint32_t permute_or_sign(uint32_t x, uint32_t y, uint32_t selector) {
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(x), "r"(y), "r"(selector));
+    return d;
+}
+
 // ---- ldmatrix: four (two) 8 x 8 matrices of 16 bits from shared memory into fragments; lane 8 i + r gives the address of
 // row r of matrix i, aligned to 16 bytes.
 static __device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], const void* row) {
@@ -109,28 +124,28 @@ static __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const ui
 // The host launches other kernels there.
 static __device__ __forceinline__ void mma_m16n8k16_bf16(float (&)[4], const uint32_t (&)[4], const uint32_t (&)[2]) { __trap(); }
 #endif
-static __device__ __forceinline__ void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// Integers: D = A B + c, with c in every place; sums that all begin alike take no instructions to be set.
+// Half of the next, k = 16: a0 and a1 are registers i and i + 1 of its A, b is register i / 2 of its B, for i = 0 or 2.
+static __device__ __forceinline__ void mma_m16n8k16_s8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, int c) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(a0), "r"(a1), "r"(b), "r"(c));
 #else
-#pragma unroll
-    for (int k = 0; k < 2; ++k)
-#pragma unroll
-        for (int rows = 0; rows < 2; ++rows)
-            asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
-                         : "+r"(d[2 * rows]), "+r"(d[2 * rows + 1]) : "r"(a[2 * k + rows]), "r"(b[k]));
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%4,%4};" : "=r"(d[0]), "=r"(d[1]) : "r"(a0), "r"(b), "r"(c));
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%4,%4};" : "=r"(d[2]), "=r"(d[3]) : "r"(a1), "r"(b), "r"(c));
 #endif
 }
-// Half of the above, k = 16: a0 and a1 are registers i and i + 1 of its A, b is register i / 2 of its B, for i = 0 or 2.
-static __device__ __forceinline__ void mma_m16n8k16_s8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+static __device__ __forceinline__ void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int c) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b));
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c));
 #else
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d[0]), "+r"(d[1]) : "r"(a0), "r"(b));
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d[2]), "+r"(d[3]) : "r"(a1), "r"(b));
+    mma_m16n8k16_s8(d, a[0], a[1], b[0], c);
+#pragma unroll
+    for (int rows = 0; rows < 2; ++rows)
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                     : "+r"(d[2 * rows]), "+r"(d[2 * rows + 1]) : "r"(a[2 + rows]), "r"(b[1]));
 #endif
 }
 #endif  // QCONV_ON_CPU

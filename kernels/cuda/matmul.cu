@@ -12,7 +12,7 @@
 // the limit; the alternative, weights turned into halves, has no such work but half the rate, and rounds weights.
 //
 // 1. Sums of 32 products are below 2^22, so that integers become floats by adding: sums start at the bits of 1.5 * 2^23, whose
-//    last bits count units, and the float is had by subtraction. A conversion instruction has a quarter of the rate or less.
+//    last bits count units, and the float is had by subtraction (activations.cuh). A conversion has a quarter of the rate or less.
 // 2. Formats with scales for 16 multiply in halves (k = 16), all others whole groups.
 // 3. Offsets of codes are taken off while decoding (three instructions for four codes), addends meet the tokens' sums of codes.
 // 4. Weights pass through registers, since they are decoded on the way; two stages of shared memory, one barrier for each.
@@ -24,27 +24,24 @@
 template <class F, class S> struct Stages {
     static constexpr int SCALES = F::HALVES ? 4 : 2;   // of a row in a stage
     struct Stage {
-        __align__(16) uint8_t rows[S::ROWS * PITCH];     // codes, (ROWS, 64)
-        __align__(16) uint8_t tokens[S::TOKENS * PITCH]; // codes, (TOKENS, 64)
+        __align__(16) uint8_t rows[S::ROWS * STAGE];     // codes, (ROWS, 64)
+        __align__(16) uint8_t tokens[S::TOKENS * STAGE]; // codes, (TOKENS, 64)
         float d[S::ROWS][SCALES];
         float m[F::ADDEND ? S::ROWS : 1][SCALES];
-        float x[S::TOKENS][2];                           // scales of activations
-        float sum[F::ADDEND ? S::TOKENS : 1][SCALES];    // sums of activations as they are rounded
+        __align__(8) float x[2][S::TOKENS];              // scales of activations: neighbours are read at once
+        __align__(8) float sum[SCALES][F::ADDEND ? S::TOKENS : 1];   // sums of activations as they are rounded
     };
 };
 
 // Four codes without their offset, as signed bytes. No borrow crosses bytes: codes are below 128.
-template <class F> static __device__ __forceinline__ uint32_t signed_codes(int q) {
-    return F::OFFSET ? (((uint32_t)q | 0x80808080u) - 0x01010101u * F::OFFSET) ^ 0x80808080u : (uint32_t)q;
+template <class F> static __device__ __forceinline__ uint32_t signed_codes(uint32_t q) {
+    return F::OFFSET ? ((q | 0x80808080u) - 0x01010101u * F::OFFSET) ^ 0x80808080u : q;
 }
-
-// The bits of 1.5 * 2^23.
-static constexpr int MAGIC = 0x4b400000;
 
 // Adds scaled products to sums. s: integers that started at MAGIC; d: scales of this lane's two rows; x: of its two tokens.
 static __device__ __forceinline__ void add_scaled(float (&sums)[4], const int (&s)[4], const float (&d)[2], const float (&x)[2]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[i] += d[i >> 1] * x[i & 1] * (__int_as_float(s[i]) - 12582912.0f);
+    for (int i = 0; i < 4; ++i) sums[i] += d[i >> 1] * x[i & 1] * from_magic(s[i]);
 }
 
 // out = x * w^T + bias. codes: (n, cols), scales: (n, cols / 32). Grid: (tiles of tokens, tiles of rows of all parts).
@@ -78,10 +75,9 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* 
         F::decode(raw, min(g + half, groups - 1), w);
         uint32_t q[8];
 #pragma unroll
-        for (int k = 0; k < 8; ++k) q[k] = signed_codes<F>(w.q[k]);
-        uint4* at = reinterpret_cast<uint4*>(to.rows + mine * PITCH + half * GROUP);
-        at[0] = make_uint4(q[0], q[1], q[2], q[3]);
-        at[1] = make_uint4(q[4], q[5], q[6], q[7]);
+        for (int k = 0; k < 8; ++k) q[k] = signed_codes<F>(code_bytes<F>(w, k));
+        *reinterpret_cast<uint4*>(to.rows + place(mine, 2 * half)) = make_uint4(q[0], q[1], q[2], q[3]);
+        *reinterpret_cast<uint4*>(to.rows + place(mine, 2 * half + 1)) = make_uint4(q[4], q[5], q[6], q[7]);
         const bool there = g + half < groups;
 #pragma unroll
         for (int h = 0; h < HALVES; ++h) {
@@ -89,12 +85,12 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* 
             if (F::ADDEND) to.m[mine][half * HALVES + h] = there ? w.m[h] : 0.0f;
         }
         if (mine < S::TOKENS) {
-            to.x[mine][half] = scale.d;
+            to.x[half][mine] = scale.d;
             if (F::ADDEND && F::HALVES) {
 #pragma unroll
-                for (int h = 0; h < HALVES; ++h) to.sum[mine][half * HALVES + h] = scale.d * (float)scale.sum[h];
+                for (int h = 0; h < HALVES; ++h) to.sum[half * HALVES + h][mine] = scale.d * (float)scale.sum[h];
             } else if (F::ADDEND) {
-                to.sum[mine][half] = scale.d * (float)(scale.sum[0] + scale.sum[1]);
+                to.sum[half][mine] = scale.d * (float)(scale.sum[0] + scale.sum[1]);
             }
         }
     };
@@ -124,16 +120,18 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* 
 #pragma unroll
                 for (int t = 0; t < S::N; ++t) {
                     const int token = t0 + 8 * t + lane % 4 * 2;   // and the next
-                    const float x[2] = {from.x[token][g], from.x[token + 1][g]};
+                    const float2 two = *reinterpret_cast<const float2*>(&from.x[g][token]);
+                    const float x[2] = {two.x, two.y};
 #pragma unroll
                     for (int m = 0; m < S::M; ++m) {
-                        int product[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
-                        if (F::HALVES) mma_m16n8k16_s8(product, a[m][2 * h], a[m][2 * h + 1], b[t][h]);
-                        else mma_m16n8k32_s8(product, a[m], b[t]);
+                        int product[4];
+                        if (F::HALVES) mma_m16n8k16_s8(product, a[m][2 * h], a[m][2 * h + 1], b[t][h], MAGIC);
+                        else mma_m16n8k32_s8(product, a[m], b[t], MAGIC);
                         add_scaled(sums[m][t], product, d[m], x);
                     }
                     if (F::ADDEND) {
-                        const float sum[2] = {from.sum[token][s], from.sum[token + 1][s]};
+                        const float2 both = *reinterpret_cast<const float2*>(&from.sum[s][token]);
+                        const float sum[2] = {both.x, both.y};
 #pragma unroll
                         for (int m = 0; m < S::M; ++m)
 #pragma unroll
@@ -159,12 +157,12 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* 
     write_sums(sums, part, first_row + r0, first_token + t0, n, [](int) { return 1.0f; });
 }
 
-// 64 tokens at a time with 128 rows for prompts, 16 with 64 rows for a few tokens.
+// 64 tokens at a time with 128 rows for prompts, 16 with 64 rows for a few tokens. 512 threads of a multiprocessor: 128 registers each.
 using Wide = Shape<2, 4, 4, 2>;
 using Narrow = Shape<1, 2, 4, 1>;
 
 #define MATMUL(F, S, NAME)                                                                                   \
-    KERNEL(S::THREADS, NAME, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
+    KERNEL_RESIDENT(S::THREADS, 512 / S::THREADS, NAME, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
         matmul<F, S>(GIVEN_PARTS, codes, scales, cols, n);                                                   \
     }
 #define MATMULS(F) MATMUL(F, Wide, matmul64_##F) MATMUL(F, Narrow, matmul16_##F)

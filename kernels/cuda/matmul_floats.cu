@@ -3,8 +3,9 @@
 //     round:  activations to the weights' type, one block for each token
 //     matmul: one block for a tile of rows x tokens; k goes by in stages of 32, copied asynchronously three stages ahead
 //
-// Bound: arithmetic: 2 * rows * cols * n operations at the rate of 16-bit floats. A warp of 64 x 32 reads 3 KiB of shared memory
-// for 16 instructions (32768 products): 24 cycles of the multiprocessor's 128 bytes a cycle.
+// Bound: arithmetic: 2 * rows * cols * n operations at the rate of 16-bit floats. For 32 products of the tensor cores (a warp's 64 x 64
+// x 16) a warp reads 4 KiB of shared memory, 32 cycles of the multiprocessor's 128 bytes a cycle, and its share of writing the stage is 16
+// more: two thirds of what Hopper's tensor cores can do at most (one such product a cycle). With warps of 64 x 32 it was half.
 //
 // 1. F16 activations are multiplied with a power of two for each token, so that the largest is between 1 and 2: none overflows, and
 //    that power is taken off the sums again. BF16 has the range of f32 and needs none.
@@ -55,34 +56,35 @@ static __device__ __forceinline__ void round_row(const float* x, uint16_t* out, 
 static constexpr int AHEAD = 3;   // stages in shared memory
 
 // out = x * w^T + bias. x: (n, padded(cols)) of the weights' type, powers: (n). Dynamic shared memory: AHEAD stages of
-// (ROWS + TOKENS) * PITCH bytes. Grid: (tiles of tokens, tiles of rows of all parts).
+// (ROWS + TOKENS) * STAGE bytes. Grid: (tiles of tokens, tiles of rows of all parts).
 template <class F, class S>
 static __device__ __forceinline__ void matmul(const Parts& parts, const uint16_t* x, const float* powers, int cols, int n) {
-    constexpr int BYTES = (S::ROWS + S::TOKENS) * PITCH;
+    constexpr int BYTES = (S::ROWS + S::TOKENS) * STAGE;
     DYNAMIC_SHARED(uint8_t, shared);
     int first_row;
     const Part part = find_part<S::ROWS>(parts, blockIdx.y, first_row);
     if (part.rows == 0) return;
     const int first_token = blockIdx.x * S::TOKENS, stride = 2 * padded(cols), stages = (stride + STAGE - 1) / STAGE;
-    auto ask = [&](int stage) {
-        uint8_t* to = shared + stage % AHEAD * BYTES;
+    auto ask = [&](int stage, int slot) {
+        uint8_t* to = shared + slot * BYTES;
         if (stage < stages) {
             copy_stage<S::ROWS, S::THREADS>(to, part.weight, stride, first_row, part.rows, stage * STAGE);
-            copy_stage<S::TOKENS, S::THREADS>(to + S::ROWS * PITCH, reinterpret_cast<const uint8_t*>(x), stride, first_token, n, stage * STAGE);
+            copy_stage<S::TOKENS, S::THREADS>(to + S::ROWS * STAGE, reinterpret_cast<const uint8_t*>(x), stride, first_token, n, stage * STAGE);
         }
         cp_async_commit();   // empty at the end, so that batches are counted alike
     };
 
     float sums[S::M][S::N][4] = {};
     const int r0 = S::row(), t0 = S::token();
-    ask(0);
-    ask(1);
-    for (int stage = 0; stage < stages; ++stage) {
+    ask(0, 0);
+    ask(1, 1);
+    for (int stage = 0, slot = 0; stage < stages; ++stage) {
         cp_async_wait<1>();
         __syncthreads();   // this stage is whole for all, and nobody reads the one before any more
-        ask(stage + 2);
-        const uint8_t* rows = shared + stage % AHEAD * BYTES;
-        const uint8_t* tokens = rows + S::ROWS * PITCH;
+        ask(stage + 2, slot == 0 ? AHEAD - 1 : slot - 1);
+        const uint8_t* rows = shared + slot * BYTES;
+        const uint8_t* tokens = rows + S::ROWS * STAGE;
+        slot = slot == AHEAD - 1 ? 0 : slot + 1;
 #pragma unroll
         for (int k = 0; k < STAGE; k += 32) {
             uint32_t a[S::M][4], b[S::N][2];
@@ -100,7 +102,7 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const uint16_t
     write_sums(sums, part, first_row + r0, first_token + t0, n, [=](int token) { return powers[token]; });
 }
 
-using Wide = Shape<4, 4, 2, 4>;     // 128 rows x 128 tokens
+using Wide = Shape<4, 8, 2, 2>;     // 128 rows x 128 tokens
 using Narrow = Shape<1, 2, 4, 1>;   // 64 rows x 16 tokens
 
 #define MATMUL(F, S, NAME)                                                                                 \

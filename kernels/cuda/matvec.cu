@@ -20,7 +20,8 @@
 //    4096 is one group for each of 128 threads: no loop could have more under way by looking ahead.
 // 3. Rows share a thread's activations. With up to 8 tokens two rows do, whose decoded weights stay in registers.
 // 4. Threads of a block split columns, not rows: a matrix of few rows still fills the GPU. The host picks the number of
-//    threads so that each has work (32 .. 128).
+//    threads (32 .. 128) so that each has work, and more than one group of it where there are rows enough: what comes before and after
+//    the groups is 110 to 140 instructions of a warp, a group of four rows 130 (Q8_0) to 340 (IQ4_XS).
 // 5. Weights that share activations (query-key-value, gate-up) go in one launch if their formats agree (Parts), or are a pair that
 //    the usual mixtures have beside each other: Q4_K_M keeps half of its values in Q6_K. A block has one of the two formats.
 // 6. Sums are taken in an order that depends on shapes alone: the same bits in every run.
@@ -29,22 +30,33 @@
 #include "parts.cuh"
 
 // Adds ROWS * N sums of all threads of a block up and writes them.
+//
+// 1. Within a warp lanes exchange halves of what they hold: 16 apart each keeps half of the sums, 8 apart half of those, and so on, so
+//    that four sums of 32 lanes take 6 exchanges, not 20.
 template <int ROWS, int N>
-static __device__ __forceinline__ void finish(const float (&sums)[ROWS][N], const Part& part, int first, int token, int n) {
-    __shared__ float of_warp[4][ROWS * N];
+static __device__ __forceinline__ void finish(float (&sums)[ROWS * N], const Part& part, int first, int token, int n) {
+    constexpr int COUNT = ROWS * N, LANES = 32 / COUNT;   // lanes that end with one sum
+    static_assert(COUNT * LANES == 32, "sums divide the lanes");
+    __shared__ float of_warp[4][COUNT];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r)
+    for (int bit = 16, keep = COUNT / 2; bit > 0; bit >>= 1, keep >>= 1) {
+        const bool upper = lane & bit;
+        if (keep == 0) sums[0] += __shfl_xor_sync(ALL_LANES, sums[0], bit);
 #pragma unroll
-        for (int t = 0; t < N; ++t) {
-            const float sum = warp_sum(sums[r][t]);
-            if (lane == 0) of_warp[warp][r * N + t] = sum;
+        for (int i = 0; i < keep; ++i) {
+            const float mine = upper ? sums[i + keep] : sums[i], other = upper ? sums[i] : sums[i + keep];
+            sums[i] = mine + __shfl_xor_sync(ALL_LANES, other, bit);
         }
+    }
+    if (lane % LANES == 0) of_warp[warp][lane / LANES] = sums[0];
     __syncthreads();
     const int r = threadIdx.x / N, t = threadIdx.x % N;
     if (r >= ROWS || first + r >= part.rows || t >= n) return;
     float sum = part.bias ? part.bias[first + r] : 0.0f;
-    for (int w = 0; w < (int)blockDim.x >> 5; ++w) sum += of_warp[w][threadIdx.x];
+#pragma unroll
+    for (int w = 0; w < 4; ++w)
+        if (w < (int)blockDim.x >> 5) sum += of_warp[w][threadIdx.x];
     part.out[(size_t)(token + t) * part.rows + first + r] = sum;
 }
 
@@ -75,7 +87,7 @@ static __device__ __forceinline__ void matvec(const Parts& parts, const int8_t* 
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) row[r] = row_of<F>(part.weight, min(first + r, part.rows - 1), cols);
 
-    float sums[ROWS][N] = {};
+    float sums[ROWS * N] = {};
     for (int g = threadIdx.x; g < groups; g += blockDim.x) {
         typename F::Raw raw[ROWS];
 #pragma unroll
@@ -86,7 +98,7 @@ static __device__ __forceinline__ void matvec(const Parts& parts, const int8_t* 
             for (int r = 0; r < ROWS; ++r) {
                 Group w;
                 F::decode(raw[r], g, w);
-                sums[r][0] += x.scale.d * dot<F>(w, x.codes, x.scale);
+                sums[r] += x.scale.d * dot<F>(w, x.codes, x.scale);
             }
         } else {
             Group w[ROWS];
@@ -97,11 +109,11 @@ static __device__ __forceinline__ void matvec(const Parts& parts, const int8_t* 
                 if (t >= n) break;
                 const Activations x = load_activations(codes + (size_t)t * cols, scales + (size_t)t * groups, g);
 #pragma unroll
-                for (int r = 0; r < ROWS; ++r) sums[r][t] += x.scale.d * dot<F>(w[r], x.codes, x.scale);
+                for (int r = 0; r < ROWS; ++r) sums[r * N + t] += x.scale.d * dot<F>(w[r], x.codes, x.scale);
             }
         }
     }
-    finish(sums, part, first, token, n);
+    finish<ROWS, N>(sums, part, first, token, n);
 }
 
 // The same for floats: f32 activations, nothing rounded. x: (n, cols).
@@ -120,7 +132,7 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
     for (int r = 0; r < ROWS; ++r)
         row[r] = reinterpret_cast<const uint4*>(row_of<F>(part.weight, min(first + r, part.rows - 1), cols).bytes);
 
-    float sums[ROWS][N] = {};
+    float sums[ROWS * N] = {};
     const bool whole = cols % STEP == 0;   // rows of x are 16-byte aligned, and no step crosses their end
     for (int step = threadIdx.x; step < steps; step += blockDim.x) {
         uint4 raw[ROWS];
@@ -147,15 +159,18 @@ static __device__ __forceinline__ void matvec_floats(const Parts& parts, const f
 #pragma unroll
             for (int r = 0; r < ROWS; ++r)
 #pragma unroll
-                for (int i = 0; i < STEP; ++i) sums[r][t] += w[r][i] * v[i];
+                for (int i = 0; i < STEP; ++i) sums[r * N + t] += w[r][i] * v[i];
         }
     }
-    finish(sums, part, first, token, n);
+    finish<ROWS, N>(sums, part, first, token, n);
 }
 
 // Rows of a block, and blocks that a multiprocessor should hold (2 above; none in particular with more tokens).
 template <int N> static constexpr int ROWS_OF = N == 1 ? 4 : 2;
-template <int N> static constexpr int RESIDENT = N == 1 ? 6 : 1;
+#ifndef MATVEC_RESIDENT   // build.py can set another
+#define MATVEC_RESIDENT 6
+#endif
+template <int N> static constexpr int RESIDENT = N == 1 ? MATVEC_RESIDENT : 1;
 
 // All kernels take the same parameters: codes and scales are for quantized formats, x for floats.
 #define MATVEC(F, N)                                                                                          \

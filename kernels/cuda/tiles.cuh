@@ -7,8 +7,13 @@
 #include "formats.cuh"
 #include "parts.cuh"
 
-// Bytes of k in a stage, and from one row to the next in shared memory: 16 more, so that eight rows lie in different banks.
-static constexpr int STAGE = 64, PITCH = STAGE + 16;
+// Bytes of k in a stage: of a row in shared memory.
+static constexpr int STAGE = 64;
+
+// Where piece `piece` of 16 bytes (0..4) of row `row` lies in a tile. The pieces of a row change places every two rows: one piece of eight
+// neighbouring rows, which ldmatrix reads at once, and all pieces of two, which eight threads write at once, so lie in the 32 banks without
+// two in one.
+static __device__ __forceinline__ int place(int row, int piece) { return row * STAGE + (piece ^ (row >> 1 & 3)) * 16; }
 
 // The shape of a block's work: WARPS_M x WARPS_N warps of M x N tensor core tiles (16 rows x 8 tokens) each.
 template <int M_, int N_, int WARPS_M, int WARPS_N> struct Shape {
@@ -20,17 +25,17 @@ template <int M_, int N_, int WARPS_M, int WARPS_N> struct Shape {
     static __device__ __forceinline__ int token() { return threadIdx.x / 32 / WARPS_M * 8 * N; }
 };
 
-// 16 rows x 32 bytes of k, from byte k of row `row` on, as the first operand.
+// 16 rows x 32 bytes of k, from byte k of row `row` on, a multiple of 16, as the first operand.
 static __device__ __forceinline__ void load_rows(uint32_t (&a)[4], const uint8_t* tile, int row, int k) {
     const int lane = threadIdx.x & 31;
-    ldmatrix_x4(a, tile + (row + (lane & 15)) * PITCH + k + (lane >> 4) * 16);
+    ldmatrix_x4(a, tile + row * STAGE + place(lane & 15, k / 16 + (lane >> 4)));
 }
 
-// 16 tokens x 32 bytes of k as two second operands.
+// 16 tokens x 32 bytes of k as two second operands; token a multiple of 8.
 static __device__ __forceinline__ void load_tokens(uint32_t (&first)[2], uint32_t (&second)[2], const uint8_t* tile, int token, int k) {
     const int lane = threadIdx.x & 31;
     uint32_t all[4];
-    ldmatrix_x4(all, tile + (token + (lane & 7) + (lane >> 4) * 8) * PITCH + k + (lane >> 3 & 1) * 16);
+    ldmatrix_x4(all, tile + token * STAGE + place((lane & 7) + (lane >> 4) * 8, k / 16 + (lane >> 3 & 1)));
     first[0] = all[0], first[1] = all[1], second[0] = all[2], second[1] = all[3];
 }
 
@@ -38,10 +43,14 @@ static __device__ __forceinline__ void load_tokens(uint32_t (&first)[2], uint32_
 // byte k on. Zeros stand for what lies beyond row `end` or byte `stride`.
 template <int COUNT, int THREADS>
 static __device__ __forceinline__ void copy_stage(uint8_t* tile, const uint8_t* matrix, size_t stride, int first, int end, int k) {
-    for (int i = threadIdx.x; i < COUNT * (STAGE / 16); i += THREADS) {
-        const int row = i / (STAGE / 16), at = i % (STAGE / 16) * 16;
-        const bool there = first + row < end && k + at < (int)stride;
-        cp_async16(tile + row * PITCH + at, matrix + (there ? (size_t)(first + row) * stride + k + at : 0), there);
+    constexpr int PIECES = COUNT * (STAGE / 16);
+#pragma unroll
+    for (int j = 0; j < (PIECES + THREADS - 1) / THREADS; ++j) {
+        const int i = j * THREADS + threadIdx.x;
+        if (PIECES % THREADS && i >= PIECES) break;
+        const int row = i / (STAGE / 16), piece = i % (STAGE / 16), at = k + 16 * piece;
+        const bool there = first + row < end && at < (int)stride;
+        cp_async16(tile + place(row, piece), matrix + (there ? (size_t)(first + row) * stride + at : 0), there);
     }
 }
 

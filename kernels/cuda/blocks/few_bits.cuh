@@ -12,8 +12,8 @@ static __device__ __forceinline__ int digits(uint32_t bytes, uint32_t power) {
 
 // Ternary, five digits in a byte: weights 0-159 are the digits of 32 bytes, 160-239 those of 16, 240-255 four digits of 4.
 struct TQ1_0 {
-    static constexpr int WEIGHTS = 256, OFFSET = 1;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 1, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<32, 16, 4, 2>;   // the three ranges of bytes; d
 
     struct Raw {
@@ -53,8 +53,8 @@ struct TQ1_0 {
 
 // Two bits: d * (code - 1), in blocks of SIZE weights.
 template <int SIZE> struct TwoBits {
-    static constexpr int WEIGHTS = SIZE, OFFSET = 1;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = SIZE, OFFSET = 1, IN_PLACE = 2;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<SIZE / 4, 2>;   // codes; d
 
     struct Raw {
@@ -65,8 +65,7 @@ template <int SIZE> struct TwoBits {
         return Raw{::load<uint2>(Layout::template at<0>(row, 0) + 8 * g), ::load<uint16_t>(Layout::template at<1>(row, g / (SIZE / 32)))};
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int, Group& to) {
-        zero(to.q);
-        add_pairs<0>(raw.codes, to.q);
+        in_place(raw.codes, to.q);
         both(to, half_bits(raw.d));
     }
 };
@@ -75,8 +74,8 @@ using Q2_0 = TwoBits<64>;
 
 // Signs: d * (2 * bit - 1).
 struct Q1_0 {
-    static constexpr int WEIGHTS = 128, OFFSET = 1;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 128, OFFSET = 1, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<16, 2>;   // bits; d
 
     struct Raw {

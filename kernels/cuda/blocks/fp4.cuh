@@ -5,12 +5,12 @@
 #include "../decode.cuh"
 
 // 0, 1, 2, 3, 4, 6, 8, 12 and their opposites.
-static __device__ __forceinline__ Table16 fp4_levels() { return Table16{{0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc}}; }
+static __device__ __forceinline__ Levels<false> fp4_levels() { return {{0x03020100, 0x0c080604}, {0x03020100, 0x0c080604}}; }
 
 // One power of two (E8M0) for 32.
 struct MXFP4 {
-    static constexpr int WEIGHTS = 32, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 32, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = true;
     using Layout = Planes<16, 1>;   // nibbles; exponent
 
     struct Raw {
@@ -21,7 +21,7 @@ struct MXFP4 {
         return Raw{::load<uint4>(Layout::at<0>(row, g)), ::load<uint8_t>(Layout::at<1>(row, g))};
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int, Group& to) {
-        look_up(fp4_levels(), raw.codes, to.q);
+        look_up(fp4_levels(), raw.codes, to);
         // Half of 2^(exponent - 127), since levels are doubled; the two lowest are subnormal.
         const uint32_t e = raw.exponent;
         both(to, __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23));
@@ -38,8 +38,8 @@ static __device__ __forceinline__ float half_of_ue4m3(uint32_t byte) {
 
 // Blocks of 64 with a scale for each 16.
 struct NVFP4 {
-    static constexpr int WEIGHTS = 64, OFFSET = 0;
-    static constexpr bool HALVES = true, ADDEND = false;
+    static constexpr int WEIGHTS = 64, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = true, ADDEND = false, SPLIT = true;
     using Layout = Planes<32, 4>;   // nibbles; scales
 
     struct Raw {
@@ -50,7 +50,7 @@ struct NVFP4 {
         return Raw{::load<uint4>(Layout::at<0>(row, 0) + 16 * g), ::load<uint16_t>(Layout::at<1>(row, 0) + 2 * g)};
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int, Group& to) {
-        look_up(fp4_levels(), raw.codes, to.q);
+        look_up(fp4_levels(), raw.codes, to);
         to.d[0] = half_of_ue4m3(raw.scales & 255);
         to.d[1] = half_of_ue4m3(raw.scales >> 8);
     }

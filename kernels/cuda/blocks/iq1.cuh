@@ -14,8 +14,8 @@ static __device__ __forceinline__ void iq1_point(uint32_t point, bool down, int*
 
 // Scale and shift for 32 weights: three high bits of four points, scale, shift.
 struct IQ1_S {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<32, 16, 2>;   // low bytes; high bits, scale, shift; d
 
     struct Raw {
@@ -36,8 +36,8 @@ struct IQ1_S {
 
 // A scale for 16 weights, a shift for 8; d lies in the upper four bits of the four words of scales.
 struct IQ1_M {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = true, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = true, ADDEND = false, SPLIT = false;
     using Layout = Planes<32, 16, 8>;   // low bytes; high bits and shifts; scales and d
 
     struct Raw {

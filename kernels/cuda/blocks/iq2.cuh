@@ -14,8 +14,8 @@ static __device__ __forceinline__ float iq2_scale(float d, uint32_t four) { retu
 
 // 256 points; one scale for 32, in the upper four bits of the signs' word.
 struct IQ2_XXS {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<64, 2>;   // (4 points, signs and scale) of each group; d
 
     struct Raw {
@@ -35,8 +35,8 @@ struct IQ2_XXS {
 
 // 512 points; codes of 16 bits: 9 of the point, 7 signs.
 struct IQ2_XS {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = true, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = true, ADDEND = false, SPLIT = false;
     using Layout = Planes<64, 8, 2>;   // codes; scales; d
 
     struct Raw {
@@ -61,8 +61,8 @@ struct IQ2_XS {
 
 // 1024 points: low bytes, and two bits each apart; eight signs.
 struct IQ2_S {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = true, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = true, ADDEND = false, SPLIT = false;
     using Layout = Planes<32, 32, 8, 8, 2>;   // low bytes; signs; high bits; scales; d
 
     struct Raw {

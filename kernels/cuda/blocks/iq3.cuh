@@ -6,8 +6,8 @@
 
 // 256 points of 4, 12, ... 52, 62; seven signs for eight; d * (scale + 1/2) / 2.
 struct IQ3_XXS {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<64, 32, 2>;   // points; signs and scales; d
 
     struct Raw {
@@ -32,8 +32,8 @@ struct IQ3_XXS {
 
 // 512 points of 1, 3, ... 15; d * (2 * scale + 1).
 struct IQ3_S {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<64, 32, 8, 4, 2>;   // low bytes; signs; high bits; scales; d
 
     struct Raw {

@@ -5,26 +5,11 @@
 #pragma once
 #include "../decode.cuh"
 
-// Scale (low 16 bits) and minimum (high) of group s in 0..8, from the 12 bytes behind d and dmin of Q4_K and Q5_K:
-// bytes 0-3 and 4-7 hold six bits of the first four groups' scales and minimums and the upper two of the last four's;
-// bytes 8-11 hold the last four's lower four, scales in the low nibbles.
-static __device__ __forceinline__ void six_bits(const uint4& head, int s, int& scale, int& minimum) {
-    const int at = 8 * (s & 3);
-    const uint32_t a = head.y >> at, b = head.z >> at, c = head.w >> at;
-    if (s < 4) {
-        scale = a & 63;
-        minimum = b & 63;
-    } else {
-        scale = (c & 15) | (a >> 2 & 0x30);
-        minimum = (c >> 4 & 15) | (b >> 2 & 0x30);
-    }
-}
-
 // 4 or 5 bits, 8 groups of 32.
 template <bool FIFTH> struct FourFiveK {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = true;
-    using Layout = either<FIFTH, Planes<128, 32, 16>, Planes<128, 16>>;   // nibbles; (fifth bits;) d, dmin, scales and minimums
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = FIFTH ? 8 : 4;
+    static constexpr bool HALVES = false, ADDEND = true, SPLIT = false;
+    using Layout = either<FIFTH, Planes<128, 32, 16>, Planes<128, 16>>;   // nibbles; (fifth bits;) d, dmin, scales and minimums as `six_bits` has them
     static constexpr int HEAD = FIFTH ? 2 : 1;
 
     struct Raw {
@@ -39,11 +24,14 @@ template <bool FIFTH> struct FourFiveK {
         return raw;
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int g, Group& to) {
-        nibbles(raw.codes, to.q);
-        if (FIFTH) add_bits<4>(raw.fifth, to.q);
-        int scale, minimum;
-        six_bits(raw.head, g & 7, scale, minimum);
-        both(to, __fmul_rn(low_half(raw.head.x), (float)scale), -__fmul_rn(high_half(raw.head.x), (float)minimum));
+        if (FIFTH) {
+            nibbles(raw.codes, to.q);
+            add_bits<4>(raw.fifth, to.q);
+        } else {
+            in_place(raw.codes, to.q);
+        }
+        const float2 factors = six_bits(g & 4 ? raw.head.z : raw.head.y, raw.head.w, g & 7, 1024.0f);   // scale, minimum
+        both(to, __fmul_rn(low_half(raw.head.x), factors.x), -__fmul_rn(high_half(raw.head.x), factors.y));
     }
 };
 using Q4_K = FourFiveK<false>;
@@ -51,8 +39,8 @@ using Q5_K = FourFiveK<true>;
 
 // 2 bits, 16 groups of 16, scale and minimum of four bits each.
 struct Q2_K {
-    static constexpr int WEIGHTS = 256, OFFSET = 0;
-    static constexpr bool HALVES = true, ADDEND = true;
+    static constexpr int WEIGHTS = 256, OFFSET = 0, IN_PLACE = 2;
+    static constexpr bool HALVES = true, ADDEND = true, SPLIT = false;
     using Layout = Planes<64, 16, 4>;   // codes; scales in low nibbles, minimums in high ones; d, dmin
 
     struct Raw {
@@ -65,13 +53,12 @@ struct Q2_K {
                    ::load<uint16_t>(Layout::at<1>(row, 0) + 2 * g)};
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int, Group& to) {
-        zero(to.q);
-        add_pairs<0>(raw.codes, to.q);
-        const float d = low_half(raw.head), dmin = high_half(raw.head);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            to.d[h] = __fmul_rn(d, (float)(raw.scales >> 8 * h & 15));
-            to.m[h] = -__fmul_rn(dmin, (float)(raw.scales >> (8 * h + 4) & 15));
-        }
+        in_place(raw.codes, to.q);
+        // Both halves' numbers as the last bits of halves, as in `six_bits`; minimums come 16 times too large, which dmin makes good.
+        const uint32_t both = __byte_perm(raw.scales, 0, 0x4140);
+        const float2 scales = less_1024((both & 0x000f000f) | 0x64006400), minimums = less_1024((both & 0x00f000f0) | 0x64006400);
+        const float d = low_half(raw.head), dmin = -0.0625f * high_half(raw.head);
+        to.d[0] = __fmul_rn(d, scales.x), to.d[1] = __fmul_rn(d, scales.y);
+        to.m[0] = __fmul_rn(dmin, minimums.x), to.m[1] = __fmul_rn(dmin, minimums.y);
     }
 };

@@ -6,8 +6,8 @@
 
 // 6 bits, scales are signed bytes.
 struct Q6_K {
-    static constexpr int WEIGHTS = 256, OFFSET = 32;
-    static constexpr bool HALVES = true, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 32, IN_PLACE = 8;
+    static constexpr bool HALVES = true, ADDEND = false, SPLIT = false;
     using Layout = Planes<128, 64, 16, 2>;   // lower four bits; upper two; scales; d
 
     struct Raw {
@@ -29,10 +29,10 @@ struct Q6_K {
     }
 };
 
-// 3 bits, scales of six bits stored plus 32: low nibbles of 0-7 and 8-15 share bytes 0-7, upper two bits lie in bytes 8-11.
+// 3 bits, scales of six bits stored plus 32, as `six_bits` has them: those of both halves of a group together.
 struct Q3_K {
-    static constexpr int WEIGHTS = 256, OFFSET = 4;
-    static constexpr bool HALVES = true, ADDEND = false;
+    static constexpr int WEIGHTS = 256, OFFSET = 4, IN_PLACE = 8;
+    static constexpr bool HALVES = true, ADDEND = false, SPLIT = false;
     using Layout = Planes<64, 32, 12, 2>;   // lower two bits; third bits; scales; d
 
     struct Raw {
@@ -51,12 +51,8 @@ struct Q3_K {
         add_pairs<0>(raw.low, to.q);
         add_bits<2>(raw.high, to.q);
         const float d = half_bits(raw.d);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int s = 2 * (g & 7) + h;   // the group of 16 in its block
-            const uint32_t low = (s & 4 ? raw.scales[1] : raw.scales[0]) >> (8 * (s & 3) + 4 * (s >> 3)) & 15;
-            const uint32_t high = raw.scales[2] >> (8 * (s & 3) + 2 * (s >> 2)) & 3;
-            to.d[h] = __fmul_rn(d, (float)((int)(low | high << 4) - 32));
-        }
+        const float2 scales = six_bits(g & 4 ? raw.scales[1] : raw.scales[0], raw.scales[2], g & 7, 1024.0f + 32.0f);
+        to.d[0] = __fmul_rn(d, scales.x);
+        to.d[1] = __fmul_rn(d, scales.y);
     }
 };

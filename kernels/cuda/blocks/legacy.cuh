@@ -6,8 +6,8 @@
 
 // 4 bits: d * (code - 8), or d * code + m.
 template <bool WITH_ADDEND> struct Four {
-    static constexpr int WEIGHTS = 32, OFFSET = WITH_ADDEND ? 0 : 8;
-    static constexpr bool HALVES = false, ADDEND = WITH_ADDEND;
+    static constexpr int WEIGHTS = 32, OFFSET = WITH_ADDEND ? 0 : 8, IN_PLACE = 4;
+    static constexpr bool HALVES = false, ADDEND = WITH_ADDEND, SPLIT = false;
     using Layout = Planes<16, WITH_ADDEND ? 4 : 2>;   // nibbles; d (and m)
 
     struct Raw {
@@ -19,7 +19,7 @@ template <bool WITH_ADDEND> struct Four {
         return Raw{::load<uint4>(Layout::template at<0>(row, g)), WITH_ADDEND ? ::load<uint32_t>(head) : ::load<uint16_t>(head)};
     }
     static __device__ __forceinline__ void decode(const Raw& raw, int, Group& to) {
-        nibbles(raw.codes, to.q);
+        in_place(raw.codes, to.q);
         both(to, low_half(raw.head), WITH_ADDEND ? high_half(raw.head) : 0.0f);
     }
 };
@@ -28,8 +28,8 @@ using Q4_1 = Four<true>;
 
 // 5 bits: d * (code - 16), or d * code + m.
 template <bool WITH_ADDEND> struct Five {
-    static constexpr int WEIGHTS = 32, OFFSET = WITH_ADDEND ? 0 : 16;
-    static constexpr bool HALVES = false, ADDEND = WITH_ADDEND;
+    static constexpr int WEIGHTS = 32, OFFSET = WITH_ADDEND ? 0 : 16, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = WITH_ADDEND, SPLIT = false;
     using Layout = Planes<16, 4, WITH_ADDEND ? 4 : 2>;   // nibbles; fifth bits; d (and m)
 
     struct Raw {
@@ -52,8 +52,8 @@ using Q5_1 = Five<true>;
 
 // 8 bits, signed: d * code.
 struct Q8_0 {
-    static constexpr int WEIGHTS = 32, OFFSET = 0;
-    static constexpr bool HALVES = false, ADDEND = false;
+    static constexpr int WEIGHTS = 32, OFFSET = 0, IN_PLACE = 8;
+    static constexpr bool HALVES = false, ADDEND = false, SPLIT = false;
     using Layout = Planes<16, 16, 2>;   // codes 0-15; codes 16-31: neighbours load neighbouring bytes; d
 
     struct Raw {

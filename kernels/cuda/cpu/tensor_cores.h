@@ -7,6 +7,19 @@ inline uint4 load_once(const void* from, STAND_IN_SITE) {
     return *static_cast<const uint4*>(from);
 }
 
+inline int dp4a_unsigned_signed(uint32_t a, int b, int c) {
+    for (int i = 0; i < 32; i += 8) c += int(a >> i & 255u) * int(int8_t(b >> i));
+    return c;
+}
+inline uint32_t permute_or_sign(uint32_t x, uint32_t y, uint32_t selector) {
+    uint32_t out = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t s = selector >> 4 * i & 15u, byte = (s & 4 ? y : x) >> 8 * (s & 3) & 255u;
+        out |= (s < 8 ? byte : byte < 128 ? 0u : 255u) << 8 * i;
+    }
+    return out;
+}
+
 // ---- cp.async
 inline void cp_async16(void* to, const void* from, bool there = true) {
     stand_in::copy_later({to, from, 16, there ? 16u : 0u, 0});
@@ -80,7 +93,9 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
 inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], STAND_IN_SITE) {
     stand_in_mma_k16<__nv_bfloat16>(d, a, b, STAND_IN_HERE("mma_m16n8k16_bf16"));
 }
-inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], STAND_IN_SITE) {
+// Integers begin at c.
+inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int c, STAND_IN_SITE) {
+    for (int& x : d) x = c;
     const stand_in::Site site = STAND_IN_HERE("mma_m16n8k32_s8");
     StandInFragments mine;
     __builtin_memcpy(mine.a, a, 16);
@@ -97,7 +112,8 @@ inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t 
     }
 }
 // k = 16: every lane brings two registers of A and one of B.
-inline void mma_m16n8k16_s8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, STAND_IN_SITE) {
+inline void mma_m16n8k16_s8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, int c, STAND_IN_SITE) {
+    for (int& x : d) x = c;
     struct Fragments { uint32_t a[2], b; };
     const stand_in::Site site = STAND_IN_HERE("mma_m16n8k16_s8");
     const stand_in::Meeting all = stand_in::meet_with(ALL_LANES, Fragments{{a0, a1}, b}, site);

@@ -4,6 +4,7 @@ use super::images;
 use super::launch::{Kernel, Launch};
 use super::memory::{Memory, floats_as_bytes};
 use super::profile::Profile;
+use super::tuning::Tuning;
 use super::workspace::Workspace;
 use crate::{Error, KernelTime, Result, Stopwatch};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags, CUresult};
@@ -35,6 +36,7 @@ pub(super) struct Device {
     constants: Mutex<Vec<(Vec<f32>, Memory)>>,
     workspace: Workspace,
     multiprocessors: usize,
+    tuning: Tuning,
     epoch: AtomicU64,
 }
 
@@ -101,7 +103,8 @@ impl Device {
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let count = context.attribute(count).map_err(starting)?;
         let multiprocessors = usize::try_from(count).unwrap_or(0).max(1);
-        let modules = images::load(&context, capability)?;
+        let tuning = Tuning::from_environment()?;
+        let modules = images::load(&context, capability, &tuning)?;
         Ok(Device {
             context,
             stream,
@@ -117,13 +120,26 @@ impl Device {
             constants: Mutex::default(),
             workspace: Workspace::default(),
             multiprocessors,
+            tuning,
             epoch: AtomicU64::new(1),
         })
     }
 
-    /// For reports: `cuda (NVIDIA H200, 9.0)`.
+    /// For reports: `cuda (NVIDIA H200, 9.0)`, and what was set to other values.
     pub fn name(&self) -> String {
-        format!("cuda ({}, {}.{})", self.name, self.capability.0, self.capability.1)
+        let set: String = self.tuning.set.iter().map(|s| format!("; {s}")).collect();
+        format!("cuda ({}, {}.{}{set})", self.name, self.capability.0, self.capability.1)
+    }
+
+    /// What may be varied.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Other values than the environment's.
+    #[cfg(test)]
+    pub fn tune(&mut self) -> &mut Tuning {
+        &mut self.tuning
     }
 
     /// Multiprocessors: how many blocks it takes to fill the device.

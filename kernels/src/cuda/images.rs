@@ -2,6 +2,7 @@
 //! the same names, each with machine code for several compute capabilities and PTX for the rest.
 
 use super::device::failed;
+use super::tuning::Tuning;
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaModule, DriverError, sys::CUresult};
 use cudarc::nvrtc::Ptx;
@@ -42,10 +43,16 @@ enum For {
 }
 
 impl Source {
-    /// All images.
+    /// All images that are embedded.
+    #[cfg(test)]
     fn unpack(&self) -> Result<Vec<(For, Vec<u8>)>> {
-        let broken = || Error::Device(format!("the embedded kernels of {} are damaged", self.name));
-        let unpacked = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(self.archive, LARGEST);
+        self.unpack_from(self.archive)
+    }
+
+    /// All images of this archive.
+    fn unpack_from(&self, archive: &[u8]) -> Result<Vec<(For, Vec<u8>)>> {
+        let broken = || Error::Device(format!("the compiled kernels of {} are damaged", self.name));
+        let unpacked = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(archive, LARGEST);
         let unpacked = unpacked.map_err(|_| broken())?;
         let (mut images, mut rest) = (Vec::new(), &unpacked[..]);
         while !rest.is_empty() {
@@ -82,14 +89,19 @@ fn candidates(images: Vec<(For, Vec<u8>)>, device: (i32, i32)) -> Vec<(For, Vec<
 
 /// Loads the images for a device of this compute capability. Errors, each a sentence: there are none for it, or the driver is older
 /// than they are.
-pub(super) fn load(context: &Arc<CudaContext>, capability: (i32, i32)) -> Result<Vec<Arc<CudaModule>>> {
+pub(super) fn load(
+    context: &Arc<CudaContext>,
+    capability: (i32, i32),
+    tuning: &Tuning,
+) -> Result<Vec<Arc<CudaModule>>> {
     let (major, minor) = capability;
     let module = |source: &Source| {
         let mut why = Error::Unavailable(format!(
             "this program has no kernels for devices of compute capability {major}.{minor}: it has machine code for 7.5, 8.0, \
              8.6, 8.9 and 9.0, and PTX for 8.0 and newer; use --backend cpu"
         ));
-        for (_, image) in candidates(source.unpack()?, capability) {
+        let other = tuning.other_images(source.name)?;
+        for (_, image) in candidates(source.unpack_from(other.as_deref().unwrap_or(source.archive))?, capability) {
             // Machine code need not run on embedded devices of the same major capability (8.7); whatever is wrong with an image,
             // the next may do.
             why = match context.load_module(Ptx::from_binary(image)) {

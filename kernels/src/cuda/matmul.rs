@@ -23,8 +23,8 @@ const PARTS: usize = 3;
 /// Weights that share a scale of 8-bit activations.
 const GROUP: usize = 32;
 
-/// Bytes of a row in shared memory, as in tiles.cuh, and stages of them in matmul_floats.cu.
-const PITCH: usize = 80;
+/// Bytes of a row in a stage in shared memory, as in tiles.cuh, and how many stages matmul_floats.cu has there.
+const STAGE: usize = 64;
 const STAGES: usize = 3;
 
 /// Tokens from which on the wide tiles pay: below, most of one would be empty.
@@ -41,13 +41,39 @@ enum Activations {
     Rounded,
 }
 
+/// Threads of a block.
+#[derive(Clone, Copy)]
+enum Threads {
+    Fixed(usize),
+    /// That share so many steps of columns, as many as the launch's blocks leave room for.
+    Sharing(usize),
+}
+
+impl Threads {
+    /// Of each of so many blocks.
+    ///
+    /// A block begins with finding its rows and ends with summing up, some 120 instructions of a warp, where 32 weights of four rows take
+    /// 130 to 340: warps that take several steps each spend less on that. But a launch of few blocks needs its warps to have enough loads
+    /// under way. The number depends on shapes alone, not on the device, so that sums are the same bits on all.
+    fn of(self, device: &Device, blocks: usize) -> usize {
+        match self {
+            Threads::Fixed(threads) => threads,
+            Threads::Sharing(steps) => {
+                let most = steps.div_ceil(32).clamp(1, 4);
+                let wanted = device.tuning().matvec_warps.div_ceil(blocks.max(1));
+                32 * [1, 2, 4].into_iter().find(|warps| *warps >= wanted).unwrap_or(4).min(most)
+            }
+        }
+    }
+}
+
 /// One kernel's work on a weight: what it is called, and its grid.
 struct Plan {
     kernel: String,
     activations: Activations,
     /// Rows and tokens of a block.
     tile: (usize, usize),
-    threads: usize,
+    threads: Threads,
     shared: usize,
     /// Tokens go along the grid's first dimension, so that neighbouring blocks share weights.
     tokens_first: bool,
@@ -67,7 +93,7 @@ impl Plan {
                 kernel: format!("matvec{most}_{name}"),
                 activations: if quantized { Activations::Codes } else { Activations::Floats },
                 tile: (if n == 1 { 4 } else { 2 }, most), // as ROWS_OF in matvec.cu
-                threads: 32 * steps.div_ceil(32).clamp(1, 4),
+                threads: Threads::Sharing(steps),
                 shared: 0,
                 tokens_first: false,
             });
@@ -82,16 +108,16 @@ impl Plan {
             kernel: format!("matmul{}_{name}", tile.1),
             activations: if quantized { Activations::Codes } else { Activations::Rounded },
             tile,
-            threads: if wide { 256 } else { 128 },
-            shared: if quantized { 0 } else { STAGES * (tile.0 + tile.1) * PITCH },
+            threads: Threads::Fixed(if wide && quantized { 256 } else { 128 }),
+            shared: if quantized { 0 } else { STAGES * (tile.0 + tile.1) * STAGE },
             tokens_first: true,
         })
     }
 
-    fn run(&self, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
+    fn run(&self, device: &Device, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
         let tokens = n.div_ceil(self.tile.1);
         let grid = if self.tokens_first { (tokens, blocks, 1) } else { (blocks, tokens, 1) };
-        launch.run(grid, (self.threads, 1, 1), self.shared)
+        launch.run(grid, (self.threads.of(device, blocks), 1, 1), self.shared)
     }
 }
 
@@ -216,7 +242,7 @@ fn launch(
         }
     };
     let launch = launch.int(cols).int(n);
-    plan.run(second.into_iter().fold(launch, Launch::int), blocks, n)
+    plan.run(device, second.into_iter().fold(launch, Launch::int), blocks, n)
 }
 
 /// See [`crate::Backend::embed`].

@@ -20,6 +20,7 @@ mod profile;
 mod record;
 #[cfg(test)]
 mod tests;
+mod tuning;
 mod weight;
 mod workspace;
 

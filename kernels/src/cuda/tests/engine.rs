@@ -89,6 +89,28 @@ fn products_in_every_format() {
     }
 }
 
+/// Products of launches with very many rows: one warp takes all columns, group after group.
+#[test]
+fn one_warp_takes_several_groups() {
+    let Some(mut cuda) = cuda() else { return };
+    cuda.device.tune().matvec_warps = 1;
+    let mut random = Random::new(13);
+    for format in formats() {
+        let cols = if format.block_weights == 1 { 1096 } else { 2304 };
+        for n in [1, 3] {
+            let (weight, x) = (random_weight(&mut random, format, &[6, cols]), random.floats(n * cols));
+            fn run<B: Backend>(b: &B, weight: &QTensor, x: &[f32], n: usize) -> Vec<f32> {
+                let (weight, x, mut out) =
+                    (b.weight(weight.clone()).unwrap(), filled(b, x, 0), filled(b, &vec![7.0; n * 6], 0));
+                b.matmul(&x, n, &mut [Product { weight: &weight, bias: None, out: &mut out }]).unwrap();
+                contents(b, &out, n * 6)
+            }
+            let want = run(&oracle_for(format), &weight, &x, n);
+            agree(&run(&cuda, &weight, &x, n), &want, 4e-6, &format!("{}, {n} tokens", format.name));
+        }
+    }
+}
+
 /// Queries, keys and values of one token in two formats: in one launch where there is a kernel for the pair.
 #[test]
 fn two_formats_in_one_launch() {
