@@ -11,6 +11,7 @@ use qconv::eval::{self, Base, Options};
 use qconv::model::Model;
 use qconv_kernels::Backend;
 use qconv_kernels::cpu::{self, Activations, Cpu, Kv};
+use qconv_kernels::split::Split;
 use std::path::Path;
 
 fn open(path: &Path) -> Model {
@@ -28,7 +29,7 @@ fn texts(count: usize, length: usize, vocabulary: usize) -> Vec<Vec<u32>> {
 }
 
 /// Logits of every token of every sequence, in two steps of some tokens.
-fn together(engine: &Engine<'_, Cpu>, texts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+fn together<B: Backend>(engine: &Engine<'_, B>, texts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let length = texts[0].len();
     let options = SessionOptions { sequences: texts.len(), ..SessionOptions::new(length).all_logits() };
     let mut session = engine.session(options).unwrap();
@@ -65,6 +66,19 @@ fn side_by_side_as_alone() {
             }
         }
     }
+}
+
+#[test]
+fn side_by_side_in_two_places() {
+    let model = open(&fixture("models/prose-4m"));
+    let backend = cpu(Activations::Int8, Kv::F16);
+    let engine = Engine::load(&backend, &model, &mut Vec::new()).unwrap();
+    let texts = texts(3, 48, engine.vocabulary());
+    let split = Split::new(cpu(Activations::Int8, Kv::F16), cpu(Activations::Int8, Kv::F16), 1);
+    let in_two = Engine::load(&split, &model, &mut Vec::new()).unwrap();
+    assert!(together(&in_two, &texts) == together(&engine, &texts));
+    let one_at_a_time = cpu(Activations::Int8Tensor, Kv::F16);
+    assert!(!Split::new(cpu(Activations::Int8, Kv::F16), one_at_a_time, 1).takes_several());
 }
 
 /// Kernels depend on how many tokens visit an expert, and may sum in another order: nearly the same.

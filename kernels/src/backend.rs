@@ -352,7 +352,7 @@ pub trait Backend {
         q: &mut Self::Buffer,
         k: &mut Self::Buffer,
         v: &Self::Buffer,
-        caches: &mut [Self::Cache],
+        caches: &mut [&mut Self::Cache],
         layer: usize,
         start: usize,
         n: usize,

@@ -5,7 +5,7 @@
 //! other side they are copied through the host: once behind the first side's last layer, and once behind the second's.
 //!
 //! What belongs to no layer (embeddings, the output) is on the first side. Tokens are not recorded ([`Backend::repeat`]), since they
-//! are copied on the way.
+//! are copied on the way; a recording of the second side's layers alone would save little, as the first side's take most of the time.
 
 use crate::{Activation, Attention, Backend, CacheShape, DeviceUse, KernelTime, Norm, Product, Result, Rope};
 use qconv_formats::QTensor;
@@ -378,6 +378,34 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
             let q = half.floats(q, n * shape.heads * shape.key_dim)?;
             let out = half.write(out, n * shape.heads * shape.value_dim);
             half.backend().attention(shape, &q, half.cache(cache), half.layer(layer), start, n, out)
+        })
+    }
+
+    fn takes_several(&self) -> bool {
+        self.first.takes_several() && self.second.takes_several()
+    }
+
+    fn attend_each(
+        &self,
+        rope: Option<&Rope>,
+        shape: &Attention,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &Self::Buffer,
+        caches: &mut [&mut Self::Cache],
+        layer: usize,
+        start: usize,
+        n: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        let rows = caches.len() * n;
+        let &Attention { heads, kv_heads, key_dim, value_dim, .. } = shape;
+        on!(self, self.side_of(layer), |half| {
+            let (q, k) = (half.change(q, rows * heads * key_dim)?, half.change(k, rows * kv_heads * key_dim)?);
+            let v = half.floats(v, rows * kv_heads * value_dim)?;
+            let mut caches: Vec<_> = caches.iter_mut().map(|cache| half.cache_mut(cache)).collect();
+            let out = half.write(out, rows * heads * value_dim);
+            half.backend().attend_each(rope, shape, q, k, &v, &mut caches, half.layer(layer), start, n, out)
         })
     }
 

@@ -363,7 +363,8 @@ fn attention<B: Backend>(
         }
         several => {
             let each = n / several.len();
-            b.attend_each(rope, &shape, q, k, v, several, slot, start, each, context)?;
+            let mut several: Vec<_> = several.iter_mut().collect();
+            b.attend_each(rope, &shape, q, k, v, &mut several, slot, start, each, context)?;
         }
     }
     products(b, watch, context, n, [(&block.attn_output, branch)])

@@ -384,7 +384,7 @@ impl Backend for Cpu {
         q: &mut Buffer,
         k: &mut Buffer,
         v: &Buffer,
-        caches: &mut [Cache],
+        caches: &mut [&mut Cache],
         layer: usize,
         start: usize,
         n: usize,

@@ -232,7 +232,7 @@ impl Backend for Cuda {
         q: &mut Buffer,
         k: &mut Buffer,
         v: &Buffer,
-        caches: &mut [Cache],
+        caches: &mut [&mut Cache],
         layer: usize,
         start: usize,
         n: usize,

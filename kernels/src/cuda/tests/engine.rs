@@ -269,6 +269,7 @@ fn sequences_side_by_side_are_each_as_alone() {
             // The second time attention rounds for the product.
             for _ in 0..2 {
                 let (mut q, mut k, v) = (of(&q, n * width), of(&k, n * kv_width), of(&v, n * kv_width));
+                let mut caches: Vec<_> = caches.iter_mut().collect();
                 cuda.attend_each(rope, &shape, &mut q, &mut k, &v, &mut caches, 0, start, n, &mut out).unwrap();
                 cuda.matmul(&out, count, &mut [Product { weight: &weight, bias: None, out: &mut result }]).unwrap();
                 all.push((contents(&cuda, &out, count * width), contents(&cuda, &result, count * 5)));
