@@ -237,10 +237,10 @@ speed() {
 sweep() {
     local model=$1 setting speed
     for setting in "" QCONV_CUDA_WARPS={1,3168,6336,25344,1000000} $(ls -d "$PWD"/resident-* 2>/dev/null | sed 's/^/QCONV_CUDA_IMAGES=/') ""; do
-        speed=$(env $setting ./qconv bench "$model" -p 0 -n "${TOKENS:-128}" -r 2 --backend cuda --json |
+        speed=$(env $setting ./qconv bench "$model" -p 0 -n "${TOKENS:-128}" -r 2 --backend cuda --json 2>sweep.log |
             sed -n 's/.*"tokens_per_second": *\([0-9.]*\).*/\1/p' | head -1)
-        [ -n "$speed" ] || return 1
-        printf '%-40s %10s tokens/s\n' "$(echo "${setting:-as built}" | sed "s|=$PWD/|=|")" "$speed"
+        [ -n "$speed" ] || { cat sweep.log && return 1; }
+        LC_ALL=C printf '%-40s %10.1f tokens/s\n' "$(echo "${setting:-as built}" | sed "s|=$PWD/|=|")" "$speed"
     done
 }
 
