@@ -32,6 +32,15 @@ fn vocabulary(model: &str, folder: &Path) -> PathBuf {
 }
 
 #[test]
+fn a_folder_of_nothing_but_a_tokenizer_will_do() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("tokenizers/qwen2.json"), folder.path().join("tokenizer.json")).unwrap();
+    let ids: Json = serde_json::from_str(&ok(&["tokenize", arg(folder.path()), "--text", "Hello", "--json"])).unwrap();
+    assert!(!ids["ids"].as_array().unwrap().is_empty(), "{ids}");
+    fails(&["tokenize", arg(tempfile::tempdir().unwrap().path()), "--text", "x"], 1, &["tokenizer.json"]);
+}
+
+#[test]
 fn ids_are_those_of_the_package_tokenizers() {
     let cases = read_json(&fixture("tokenizers/cases.json")).unwrap().unwrap();
     let texts: Vec<&str> = cases["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();

@@ -124,7 +124,12 @@ fn prepends_space(json: &Json, warnings: &mut Vec<String>) -> Result<Option<bool
     for step in steps(&json["pre_tokenizer"], "pretokenizers") {
         if step["type"] == "Metaspace" {
             let scheme = step["prepend_scheme"].as_str();
-            prepends |= scheme.map_or(step["add_prefix_space"] == true, |s| s != "never");
+            if scheme.map_or(step["add_prefix_space"] == true, |s| s != "never") {
+                if !prepends {
+                    warnings.push("tokenizer.json puts a space before texts that begin with none; readers of GGUF put one before every text".into());
+                }
+                prepends = true;
+            }
         }
     }
     Ok((!prepends).then_some(false))

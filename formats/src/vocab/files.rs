@@ -74,6 +74,37 @@ impl Files {
         })
     }
 
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Tells of added tokens that transformers finds in other places than readers of GGUF do, and of merges left out at random.
+    pub fn warn_of_flags(&self, warnings: &mut Vec<String>) {
+        let Some(tokenizer) = &self.tokenizer else { return };
+        let list = || tokenizer["added_tokens"].as_array().into_iter().flatten();
+        let flags = [
+            ("lstrip", "take the white space before them"),
+            ("rstrip", "take the white space behind them"),
+            ("single_word", "stand only where no letter is beside them"),
+        ];
+        for (flag, what) in flags {
+            let mut with = list().filter(|token| token[flag] == true).filter_map(text_of);
+            if let Some(first) = with.next() {
+                let more = with.count();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                warnings.push(format!(
+                    "the added token {first:?}{more}: such ({flag}) {what}; readers of GGUF do not know that"
+                ));
+            }
+        }
+        if tokenizer["model"]["dropout"].as_f64().is_some_and(|share| share > 0.0) {
+            warnings.push(
+                "tokenizer.json leaves merges out at random (model.dropout); readers of GGUF make all of them".into(),
+            );
+        }
+    }
+
     /// The path of a file of the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)

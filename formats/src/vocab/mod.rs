@@ -14,11 +14,12 @@ mod structure;
 #[cfg(test)]
 mod tests;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_json};
 use crate::gguf::{Array, Metadata};
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 use files::{Added, Files, added_text, added_type};
 use std::collections::HashMap;
+use std::path::Path;
 
 /// What kind of token an id is (`tokenizer.ggml.token_type`). The numbers are the format's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,17 +60,31 @@ impl TokenType {
 /// Errors: no tokenizer file, a kind that GGUF's `llama` and `gpt2` models cannot express, a pre-tokenizer that no row of
 /// [`pre::ALL`] describes, two tokens of the same id or text, merges of unknown tokens.
 pub fn from_checkpoint(checkpoint: &Checkpoint, vocab_size: usize, warnings: &mut Vec<String>) -> Result<Metadata> {
-    let files = Files::read(checkpoint.folder(), checkpoint.config())?;
+    from_files(&Files::read(checkpoint.folder(), checkpoint.config())?, vocab_size, warnings)
+}
+
+/// [`from_checkpoint`] of a folder that need not hold a model: its tokenizer's files will do.
+pub fn from_folder(folder: &Path, warnings: &mut Vec<String>) -> Result<Metadata> {
+    let config = read_json(&folder.join("config.json"))?.unwrap_or_default();
+    // Only padding ids depend on the number of embeddings, and no text becomes one of those.
+    let size = config["vocab_size"].as_u64().or_else(|| config["text_config"]["vocab_size"].as_u64()).unwrap_or(0);
+    if size > limits::MAX_JSON {
+        return Err(Error::malformed(folder.join("config.json"), "key vocab_size", format!("is {size}")));
+    }
+    from_files(&Files::read(folder, &config)?, usize::try_from(size).unwrap_or(0), warnings)
+}
+
+fn from_files(files: &Files, vocab_size: usize, warnings: &mut Vec<String>) -> Result<Metadata> {
     let tokens = if let Some(model) = &files.sentencepiece {
-        sentencepiece::tokens(model, &files, vocab_size, warnings)?
+        sentencepiece::tokens(model, files, vocab_size, warnings)?
     } else if let Some(json) = &files.tokenizer {
         match json["model"]["type"].as_str() {
             // Old files do not name the type; merges tell it.
             Some("BPE") | None if json["model"]["merges"].is_array() => {
                 if json["model"]["byte_fallback"] == true {
-                    fallback::tokens(json, &files, vocab_size, warnings)?
+                    fallback::tokens(json, files, vocab_size, warnings)?
                 } else {
-                    byte_bpe::tokens(json, &files, vocab_size, warnings)?
+                    byte_bpe::tokens(json, files, vocab_size, warnings)?
                 }
             }
             other => {
@@ -78,18 +93,27 @@ pub fn from_checkpoint(checkpoint: &Checkpoint, vocab_size: usize, warnings: &mu
             }
         }
     } else if files.vocab.is_object() && files.path("merges.txt").exists() {
-        byte_bpe::tokens_from_text_files(&files, vocab_size, warnings)?
+        byte_bpe::tokens_from_text_files(files, vocab_size, warnings)?
     } else {
         let what = "none of tokenizer.model, tokenizer.json, or vocab.json with merges.txt is there";
-        return Err(Error::malformed(checkpoint.folder(), "tokenizer", what));
+        return Err(Error::malformed(files.folder(), "tokenizer", what));
     };
-    tokens.check(checkpoint.folder())?;
+    tokens.check(files.folder())?;
+    files.warn_of_flags(warnings);
     let size = tokens.text.len();
     let mut out = Metadata::new();
+    // With any other file, ids that it does not name are readers' defaults, as llama.cpp's converter leaves them.
+    let alone = files.tokenizer.is_none() && files.tokenizer_config.is_null();
+    let own_ids = if alone { tokens.own_ids.clone() } else { Vec::new() };
     tokens.write(&mut out);
-    special::write(&files, size, &mut out, warnings);
-    chat::write(&files, &mut out, warnings)?;
-    habits::apply(&files, size, &mut out);
+    special::write(files, size, &mut out, warnings);
+    for (key, id) in own_ids {
+        if out.get(key).is_none() && (id as usize) < size {
+            out.set(key, id);
+        }
+    }
+    chat::write(files, &mut out, warnings)?;
+    habits::apply(files, size, &mut out);
     Ok(out)
 }
 
@@ -109,6 +133,8 @@ struct Tokens {
     merges: Vec<String>,
     /// A space goes before the text; `None`: the model's default.
     add_space_prefix: Option<bool>,
+    /// Keys and ids of special tokens that the vocabulary itself knows, for where no other file does.
+    own_ids: Vec<(&'static str, u32)>,
 }
 
 impl Tokens {
@@ -122,6 +148,7 @@ impl Tokens {
             types: vec![TokenType::Unused; vocab_size],
             merges: Vec::new(),
             add_space_prefix: None,
+            own_ids: Vec::new(),
         }
     }
 
@@ -160,7 +187,7 @@ impl Tokens {
     }
 
     /// Errors: two tokens of the same text, which no reader of GGUF accepts; a score that is no number.
-    fn check(&self, folder: &std::path::Path) -> Result<()> {
+    fn check(&self, folder: &Path) -> Result<()> {
         let mut seen = HashMap::with_capacity(self.text.len());
         for (id, text) in self.text.iter().enumerate() {
             if let Some(other) = seen.insert(text, id) {

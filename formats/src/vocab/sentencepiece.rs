@@ -1,15 +1,25 @@
 //! `tokenizer.model`: sentencepiece's protocol buffer, read field by field with checked lengths.
 //!
-//! Of `ModelProto` only `pieces` (1: text 1, score 2, type 3), `trainer_spec.model_type` (2.3) and
+//! Of `ModelProto` only `pieces` (1: text 1, score 2, type 3), `trainer_spec` (2: model_type 3, treat_whitespace_as_suffix 24,
+//! unk_id 40, bos_id 41, eos_id 42, pad_id 43) and
 //! `normalizer_spec` (3: precompiled_charsmap 2, add_dummy_prefix 3, remove_extra_whitespaces 4) matter. Source: `sentencepiece_model.proto`.
 
-use super::files::{Added, Files};
+use super::files::{Added, Files, added_text};
 use super::{TokenType, Tokens, warn_of_ids_beyond};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 
 /// `ModelType.BPE`; `UNIGRAM` is 1 and the default.
 const BPE: u64 = 2;
+/// `SentencePiece.Type.USER_DEFINED`.
+const USER_DEFINED: u64 = 4;
+/// Special tokens by their fields of `TrainerSpec`, with what they are where the field is missing.
+const IDS: [(u64, &str, Option<u32>); 4] = [
+    (40, "tokenizer.ggml.unknown_token_id", Some(0)),
+    (41, "tokenizer.ggml.bos_token_id", Some(1)),
+    (42, "tokenizer.ggml.eos_token_id", Some(2)),
+    (43, "tokenizer.ggml.padding_token_id", None),
+];
 
 /// The vocabulary of a sentencepiece model, with the tokens that were added to it.
 pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec<String>) -> Result<Tokens> {
@@ -18,6 +28,10 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
     if parsed.model_type != BPE {
         let what = "is no BPE model (unigram and others have no place in GGUF's `llama` tokenizer)";
         return Err(Error::malformed(files.path("tokenizer.model"), "trainer_spec.model_type", what));
+    }
+    if parsed.spaces_behind {
+        let what = "is true: spaces belong to the words before them, which GGUF's `llama` tokenizer cannot express";
+        return Err(Error::malformed(files.path("tokenizer.model"), "trainer_spec.treat_whitespace_as_suffix", what));
     }
     let mut added = Vec::new();
     for (text, id) in files.added_json.as_object().into_iter().flatten() {
@@ -36,16 +50,23 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
             "tokenizer.model normalizes texts or drops extra spaces before it cuts them; readers of GGUF do not".into(),
         );
     }
+    if out.add_space_prefix != Some(false) && parsed.pieces.iter().any(|p| p.kind == USER_DEFINED) {
+        warnings.push(
+            "tokenizer.model has user-defined symbols and puts a space before texts; readers of GGUF put one behind such symbols, too".into(),
+        );
+    }
     let mut beyond = 0;
     for (id, piece) in parsed.pieces.iter().enumerate() {
         let kind = match piece.kind {
             2 => TokenType::Unknown,
             3 => TokenType::Control,
+            // llama.cpp's converter takes them for ordinary pieces, which no text is sure to become.
+            USER_DEFINED => TokenType::UserDefined,
             5 => TokenType::Unused,
             6 => TokenType::Byte,
             _ => TokenType::Normal,
         };
-        beyond += usize::from(!out.set(id, &piece.text, kind, piece.score));
+        beyond += usize::from(!out.set(id, &added_text(&piece.text, kind), kind, piece.score));
     }
     for (id, text) in added {
         beyond += usize::from(!out.set(id, text, TokenType::UserDefined, -1000.0));
@@ -54,6 +75,7 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
         beyond += usize::from(!out.set_added(token, token.text, -1000.0, warnings));
     }
     warn_of_ids_beyond(beyond, size, warnings);
+    out.own_ids = parsed.ids.into_iter().flatten().filter(|&(_, id)| (id as usize) < parsed.pieces.len()).collect();
     Ok(out)
 }
 
@@ -82,6 +104,10 @@ struct Parsed {
     add_dummy_prefix: bool,
     /// Texts are changed beyond that.
     normalizes: bool,
+    /// `▁` stands behind words.
+    spaces_behind: bool,
+    /// Keys and ids of special tokens, in the order of [`IDS`].
+    ids: [Option<(&'static str, u32)>; 4],
 }
 
 struct Piece {
@@ -95,7 +121,14 @@ type Problem = (usize, String);
 
 fn parse(bytes: &[u8]) -> Result<Parsed, Problem> {
     // The format's defaults.
-    let mut out = Parsed { pieces: Vec::new(), model_type: 1, add_dummy_prefix: true, normalizes: false };
+    let mut out = Parsed {
+        pieces: Vec::new(),
+        model_type: 1,
+        add_dummy_prefix: true,
+        normalizes: false,
+        spaces_behind: false,
+        ids: IDS.map(|(_, key, id)| Some((key, id?))),
+    };
     let mut removes_spaces = true;
     let mut model = Fields { bytes, base: 0, pos: 0 };
     while let Some((number, field)) = model.next()? {
@@ -119,8 +152,16 @@ fn parse(bytes: &[u8]) -> Result<Parsed, Problem> {
             (2, Field::Bytes(bytes, base)) => {
                 let mut fields = Fields { bytes, base, pos: 0 };
                 while let Some((number, field)) = fields.next()? {
-                    if let (3, Field::Varint(kind)) = (number, field) {
-                        out.model_type = kind;
+                    match (number, field) {
+                        (3, Field::Varint(kind)) => out.model_type = kind,
+                        (24, Field::Varint(flag)) => out.spaces_behind = flag != 0,
+                        (number, Field::Varint(id)) => {
+                            // Negative: there is none.
+                            if let Some(at) = IDS.iter().position(|(field, ..)| *field == number) {
+                                out.ids[at] = u32::try_from(id).ok().map(|id| (IDS[at].1, id));
+                            }
+                        }
+                        _ => {}
                     }
                 }
             }

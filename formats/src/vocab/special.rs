@@ -47,6 +47,7 @@ pub fn write(files: &Files, vocab_size: usize, out: &mut Metadata, warnings: &mu
     };
     if let Some(tokenizer) = &files.tokenizer {
         special.post_processor(&tokenizer["post_processor"]);
+        special.nothing_added(&files.tokenizer_config);
     }
     special.flags();
     special.ids_by_name(files);
@@ -89,6 +90,11 @@ impl Special<'_> {
         &self.config[format!("{kind}_token")]
     }
 
+    fn text(&self, kind: &str) -> Option<&str> {
+        let token = self.named(kind);
+        token.as_str().or_else(|| token["content"].as_str()).filter(|text| !text.is_empty())
+    }
+
     /// A token's name in the configuration; nothing is kept where there is no configuration.
     fn name(&mut self, kind: &str, token: Json) {
         if let Some(config) = self.config.as_object_mut() {
@@ -100,6 +106,20 @@ impl Special<'_> {
         match self.adds.iter_mut().find(|(k, _)| *k == kind) {
             Some(entry) => entry.1 = value,
             None => self.adds.push((kind, value)),
+        }
+    }
+
+    /// A tokenizer that is nothing but its `tokenizer.json` adds what the post-processor adds; of the other classes some add a BOS by
+    /// themselves, and readers of GGUF do so by default.
+    fn nothing_added(&mut self, config: &Json) {
+        let plain = match config["tokenizer_class"].as_str() {
+            None => config.is_null(),
+            Some(class) => matches!(class, "PreTrainedTokenizerFast" | "TokenizersBackend"),
+        };
+        for kind in ["bos", "eos"] {
+            if plain && config[format!("add_{kind}_token")].is_null() && !self.adds.iter().any(|(k, _)| *k == kind) {
+                self.add(kind, false);
+            }
         }
     }
 
@@ -143,33 +163,38 @@ impl Special<'_> {
     fn template(&mut self, step: &Json) {
         let part = |list: &Json| list.as_array().cloned().unwrap_or_default();
         let (single, pair) = (part(&step["single"]), part(&step["pair"]));
-        let has_config = self.config.is_object();
         let (mut first, mut last) = (None, None);
         if single.len() > 1 {
             first = special_at(single.first());
             last = special_at(single.last());
         }
-        if let Some(first) = first {
-            let token = Json::from(first);
-            let is = |this: &Self| token == *this.named("bos") || token == *this.named("cls");
-            if has_config && !is(self) {
-                for kind in ["bos", "cls"] {
-                    if !says_something(self.named(kind)) {
-                        self.name(kind, token.clone());
-                    }
-                }
-            }
-            let known = !has_config || is(self);
-            self.add("bos", known);
-            if !known {
-                self.warnings.push(format!(
-                    "tokenizer.json puts {first:?} before texts, which tokenizer_config.json does not name: it will not be added"
-                ));
+        let inner = &single[usize::from(first.is_some())..single.len() - usize::from(last.is_some())];
+        let left_out: Vec<&str> = inner.iter().filter_map(|part| special_at(Some(part))).collect();
+        if !left_out.is_empty() {
+            self.warnings.push(format!(
+                "tokenizer.json puts more than one token at an end of texts; GGUF has room for one: left out are {}",
+                left_out.join(", ")
+            ));
+        }
+        if first.is_some() || last.is_some() {
+            // Without tokenizer_config.json the template is the only one to name them.
+            if self.config.is_null() {
+                self.config = Json::Object(Default::default());
             }
         }
+        if let Some(first) = first {
+            if self.text("bos") != Some(first) {
+                if self.text("bos").is_some() {
+                    self.warnings.push(format!(
+                        "tokenizer.json puts {first:?} before texts, and tokenizer_config.json names another BOS: the former is written"
+                    ));
+                }
+                self.name("bos", first.into());
+            }
+            self.add("bos", true);
+        }
         if let Some(last) = last {
-            let token = Json::from(last);
-            if has_config && token != *self.named("eos") {
+            if self.text("eos") != Some(last) {
                 // The configured end of text becomes the end of a turn, or of a message.
                 let before = self.named("eos").clone();
                 let free = ["eot", "eom"].into_iter().find(|kind| !self.kinds.contains(kind));
@@ -177,7 +202,7 @@ impl Special<'_> {
                     self.kinds.push(kind);
                     self.name(kind, before);
                 }
-                self.name("eos", token);
+                self.name("eos", last.into());
             }
             self.add("eos", true);
         }

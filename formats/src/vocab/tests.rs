@@ -192,6 +192,38 @@ fn the_post_processor_decides_what_is_added() {
         folder.json("tokenizer_config.json", &config);
         assert_eq!(keys(&folder.read(9))[5..].join(" "), expected, "{processor} {config}");
     }
+    // What it puts before texts is the BOS, whoever else is called so; of several tokens one has room.
+    let read = |processor: Json, config: Option<Json>, tokenizer: Json| {
+        let folder = Folder::new(10);
+        let mut json = tokenizer;
+        json["post_processor"] = processor;
+        folder.json("tokenizer.json", &json);
+        if let Some(config) = config {
+            folder.json("tokenizer_config.json", &config);
+        }
+        folder.read_warning(10).unwrap()
+    };
+    let (id, add) = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token");
+    let other = json!({"bos_token": "</s>"});
+    let (m, warnings) = read(template(vec![part("<s>"), a.clone()]), Some(other), byte_level());
+    assert_eq!((m.u64(id), m.bool(add)), (Some(6), Some(true)));
+    assert!(warnings.iter().any(|w| w.contains("names another BOS")), "{warnings:?}");
+    let (m, warnings) = read(template(vec![part("<s>"), part("</s>"), a.clone()]), Some(both.clone()), byte_level());
+    assert_eq!((m.u64(id), m.bool(add)), (Some(6), Some(true)));
+    assert!(warnings.iter().any(|w| w.contains("left out are </s>")), "{warnings:?}");
+    let dict = json!({"bos_token": {"content": "<s>"}});
+    let (m, warnings) = read(template(vec![part("<s>"), a.clone()]), Some(dict), byte_level());
+    assert_eq!((m.u64(id), m.bool(add), warnings.len()), (Some(6), Some(true), 0), "{warnings:?}");
+    // tokenizer.json alone names it, too; and where it adds nothing, readers must not either.
+    let (m, _) = read(template(vec![part("<s>"), a.clone()]), None, byte_level());
+    assert_eq!((m.u64(id), m.bool(add)), (Some(6), Some(true)));
+    for config in [None, Some(json!({"bos_token": "<s>", "tokenizer_class": "PreTrainedTokenizerFast"}))] {
+        let (m, _) = read(template(vec![a.clone()]), config, characters());
+        assert_eq!(m.bool(add), Some(false));
+    }
+    let (m, _) =
+        read(json!(null), Some(json!({"bos_token": "<s>", "tokenizer_class": "LlamaTokenizer"})), characters());
+    assert_eq!(m.bool(add), None, "the class adds one");
     // Where both speak, the post-processor is right.
     let folder = Folder::new(9);
     let mut json = byte_level();
@@ -201,6 +233,34 @@ fn the_post_processor_decides_what_is_added() {
     let (m, warnings) = folder.read_warning(9).unwrap();
     assert_eq!(m.bool("tokenizer.ggml.add_bos_token"), Some(false));
     assert!(warnings[0].contains("the latter is taken"), "{warnings:?}");
+}
+
+#[test]
+fn what_readers_do_otherwise_is_told() {
+    let warnings = |tokenizer: &Json| {
+        let folder = Folder::new(12);
+        folder.json("tokenizer.json", tokenizer);
+        folder.read_warning(12).unwrap().1.join("; ")
+    };
+    let plain = byte_level();
+    assert_eq!(warnings(&plain), "");
+    for (flag, words) in
+        [("lstrip", "white space before"), ("rstrip", "white space behind"), ("single_word", "no letter")]
+    {
+        let mut json = plain.clone();
+        json["added_tokens"][2][flag] = json!(true);
+        let told = warnings(&json);
+        assert!(told.contains(words) && told.contains("<tool▁x>"), "{told}");
+    }
+    let mut json = plain.clone();
+    json["model"]["dropout"] = json!(0.1);
+    assert!(warnings(&json).contains("at random"));
+    let mut json = characters();
+    json["normalizer"] = json!(null);
+    json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+    assert!(warnings(&json).contains("begin with none"));
+    json["pre_tokenizer"]["prepend_scheme"] = json!("never");
+    assert!(!warnings(&json).contains("begin with none"));
 }
 
 #[test]
@@ -300,13 +360,33 @@ fn sentencepiece_models_are_read_field_by_field() {
     folder.json("tokenizer_config.json", &json!({"added_tokens_decoder": decoder}));
     let (m, warnings) = folder.read_warning(9).unwrap();
     assert_eq!(keys(&m), ["model", "pre", "tokens", "scores", "token_type"]);
-    assert_eq!(types(&m), [2, 3, 6, 1, 1, 5, 4, 3, 4]);
+    assert_eq!(types(&m), [2, 3, 6, 1, 4, 5, 4, 3, 4]);
     assert_eq!(strings(&m, "tokenizer.ggml.tokens")[6..], ["<x>", "<|im|>", " n"]);
     let scores = vec![0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -1000.0, -1000.0, -1000.0];
     assert_eq!(m.get("tokenizer.ggml.scores"), Some(&Array::F32(scores).into()));
-    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].contains("user-defined symbols"), "{warnings:?}");
     folder.write("tokenizer.model", &sentencepiece(&PIECES, 1));
     folder.refused("no BPE model");
+    // Spaces behind words.
+    folder.write("tokenizer.model", &[sentencepiece(&PIECES, 2), field(2, &[0xC0, 1, 1])].concat());
+    folder.refused("treat_whitespace_as_suffix");
+}
+
+#[test]
+fn a_sentencepiece_model_alone_says_its_special_tokens() {
+    let folder = Folder::new(6);
+    let ids = |m: &Metadata| {
+        ["unknown", "bos", "eos", "padding"].map(|kind| m.u64(&format!("tokenizer.ggml.{kind}_token_id")))
+    };
+    // bos_id 4, eos_id -1, pad_id 5; unk_id is missing.
+    let minus_one = [0xD0, 2, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1];
+    let spec = [&[0xC8, 2, 4][..], &minus_one, &[0xD8, 2, 5]].concat();
+    folder.write("tokenizer.model", &[sentencepiece(&PIECES, 2), field(2, &spec)].concat());
+    assert_eq!(ids(&folder.read(6)), [Some(0), Some(4), None, Some(5)]);
+    folder.json("config.json", &json!({"bos_token_id": 1, "vocab_size": 6}));
+    assert_eq!(ids(&folder.read(6)), [Some(0), Some(1), None, Some(5)]);
+    folder.json("tokenizer_config.json", &json!({}));
+    assert_eq!(ids(&folder.read(6)), [None, Some(1), None, None]);
 }
 
 #[test]
