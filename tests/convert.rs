@@ -246,15 +246,21 @@ fn missing_files_are_errors_that_name_them() {
 fn unknown_tensors_are_told_and_refused_when_strict() {
     let dir = tempfile::tempdir().unwrap();
     let mut c = TestCheckpoint::llama(&dir.path().join("m"));
-    c.add("model.layers.0.surprise.weight", &[8, 8]);
+    c.add("vision.layers.0.surprise.weight", &[8, 8]);
     c.write();
-    let out = dir.path().join("x.gguf");
-    let args = ["convert", arg(&c.folder), "-o", arg(&out), "--type", "q8_0"];
-    fails(&[&args[..], &["--strict"]].concat(), 1, &["model.layers.0.surprise.weight"]);
+    let (folder, out) = (c.folder.clone(), dir.path().join("x.gguf"));
+    let args = ["convert", arg(&folder), "-o", arg(&out), "--type", "q8_0"];
+    fails(&[&args[..], &["--strict"]].concat(), 1, &["vision.layers.0.surprise.weight"]);
     assert!(!out.exists());
     let done = common::run(&args);
     assert!(done.status.success());
-    assert!(String::from_utf8_lossy(&done.stderr).contains("model.layers.0.surprise.weight"));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("vision.layers.0.surprise.weight"));
+    // In one of the model's own blocks it would have changed the result.
+    std::fs::remove_file(&out).unwrap();
+    c.add("model.layers.0.surprise.weight", &[8, 8]);
+    c.write();
+    fails(&args, 1, &["model.layers.0.surprise.weight", "unknown to the family llama"]);
+    assert!(!out.exists());
 }
 
 #[test]

@@ -71,8 +71,24 @@ impl Config {
     }
 
     /// A boolean, `false` where missing.
-    pub fn flag(&self, name: &str) -> bool {
-        self.get(name).and_then(Json::as_bool).unwrap_or(false)
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Json::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.error(name, format!("is {other} where true or false is needed"))),
+        }
+    }
+
+    /// A number that may be missing; zero counts as one.
+    pub fn maybe_size_or_zero(&self, name: &str) -> Result<Option<usize>> {
+        if self.get(name).and_then(Json::as_u64) == Some(0) { Ok(Some(0)) } else { self.maybe_size(&[name]) }
+    }
+
+    /// Fills in what the file leaves out: keys that are missing, not those that are null.
+    pub fn fill(&mut self, defaults: &Json) {
+        for (key, value) in defaults.as_object().into_iter().flatten() {
+            self.values.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
 
     /// A string.
@@ -90,11 +106,11 @@ impl Config {
 
     /// The class's activation must be one of those that the family's forward pass computes.
     pub fn require_activation(&self, names: &[&str], known: &[&str]) -> Result<()> {
-        match self.str(names) {
-            Some(act) if !known.contains(&act) => Err(self
-                .error(names[0], format!("is {act:?}; GGUF's forward pass for this family computes {known:?} only"))),
-            _ => Ok(()),
+        let Some((name, act)) = names.iter().find_map(|n| Some((*n, self.get(n)?))) else { return Ok(()) };
+        if act.as_str().is_some_and(|act| known.contains(&act)) {
+            return Ok(());
         }
+        Err(self.error(name, format!("is {act}; GGUF's forward pass for this family computes {known:?} only")))
     }
 
     /// Rotary embedding parameters, of either style; `kind` is `full_attention` or `sliding_attention` where a
@@ -145,14 +161,32 @@ impl RopeConfig {
         self.maybe_float(key)?.ok_or_else(|| self.config.error(&format!("rope_parameters.{key}"), "is missing"))
     }
 
-    /// `original_max_position_embeddings`, which some configurations keep at the top level.
-    pub fn original_context(&self) -> Result<Option<usize>> {
+    /// `original_max_position_embeddings`: at the top level, which goes before, or among the rotary parameters; else
+    /// `max_position_embeddings`.
+    pub fn original_context(&self) -> Result<usize> {
         let key = "original_max_position_embeddings";
-        match self.maybe_float(key)? {
-            Some(n) if n >= 1.0 => Ok(Some(n as usize)),
-            Some(n) => Err(self.config.error(&format!("rope_parameters.{key}"), format!("is {n}"))),
-            None => self.config.maybe_size(&[key]),
+        if let Some(n) = self.config.maybe_size(&[key])? {
+            return Ok(n);
         }
+        match self.maybe_float(key)? {
+            Some(n) if n >= 1.0 => Ok(n as usize),
+            Some(n) => Err(self.config.error(&format!("rope_parameters.{key}"), format!("is {n}"))),
+            None => self.config.size(&["max_position_embeddings"]),
+        }
+    }
+
+    /// By how much the context was extended: `factor`, else what follows from the lengths. It is positive.
+    pub fn factor(&self) -> Result<f32> {
+        let factor = match self.maybe_float("factor")? {
+            Some(factor) => factor,
+            None => self.config.size(&["max_position_embeddings"])? as f32 / self.original_context()? as f32,
+        };
+        if factor > 0.0 { Ok(factor) } else { Err(self.config.error("rope_parameters.factor", "is not positive")) }
+    }
+
+    /// A boolean is there and has this value.
+    pub fn is(&self, key: &str, value: bool) -> bool {
+        self.values.get(key).and_then(Json::as_bool) == Some(value)
     }
 
     /// A list of floats (LongRoPE's factors).

@@ -1,4 +1,5 @@
-//! What Gemma 2 and 3 share: norms stored minus one, norms behind attention and feed-forward, scaled embeddings, GELU.
+//! What Gemma 2 and 3 share: norms stored minus one, norms behind attention and feed-forward, scaled embeddings, GELU. (The first
+//! Gemma has fewer norms and no options; it is a file of its own.)
 
 use super::common::{self, Sizes};
 use super::{Config, Fix, Keys, Plan, TensorRule};
@@ -7,14 +8,19 @@ use qconv_formats::gguf::Metadata;
 use qconv_kernels::{Activation, RopeStyle};
 
 /// Tensors of both.
-pub const TENSORS: [TensorRule; 13] = [
+pub const TENSORS: [TensorRule; 18] = [
     TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
     TensorRule::new("model.norm.weight", "output_norm.weight").fix(Fix::AddOne),
+    TensorRule::new("lm_head.weight", "output.weight").optional(),
     TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight").fix(Fix::AddOne),
     TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").optional(),
     TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").optional(),
     TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
     TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
     TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.post_attention_norm.weight")
         .fix(Fix::AddOne),
     TensorRule::new("model.layers.{i}.pre_feedforward_layernorm.weight", "blk.{i}.ffn_norm.weight").fix(Fix::AddOne),
@@ -28,38 +34,28 @@ pub const TENSORS: [TensorRule; 13] = [
 /// Writes the keys of both. `attention.scale` is qconv's addition for models whose `query_pre_attn_scalar` is not what
 /// llama.cpp derives from the sizes.
 pub fn write(arch: &str, config: &Config, out: &mut Metadata, period: usize) -> Result<()> {
-    config.require_activation(&["hidden_activation", "hidden_act"], &["gelu_pytorch_tanh", "gelu_new", "gelu"])?;
+    config.require_activation(&["hidden_activation"], &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])?;
+    if config.flag("use_bidirectional_attention")? {
+        return Err(config.error("use_bidirectional_attention", "is true: the forward pass here is causal"));
+    }
     let sizes = common::write_llama_like(arch, config, out)?;
-    if sizes.head_dim.is_none() {
-        // transformers' default for the class, not width / heads.
-        out.set(format!("{arch}.attention.key_length"), 256u32);
-        out.set(format!("{arch}.attention.value_length"), 256u32);
-    }
-    if let Some(cap) = config.maybe_float(&["attn_logit_softcapping"])? {
-        out.set(format!("{arch}.attn_logit_softcapping"), cap);
-    }
-    if let Some(cap) = config.maybe_float(&["final_logit_softcapping"])? {
-        out.set(format!("{arch}.final_logit_softcapping"), cap);
-    }
     if let Some(window) = config.maybe_size(&["sliding_window"])? {
         out.set(format!("{arch}.attention.sliding_window"), window as u32);
         let layers = config.layers()?;
         let usual: Vec<bool> = (0..layers).map(|i| i % period < period - 1).collect();
-        let kinds = config.get("layer_types").and_then(|v| v.as_array());
-        let actual: Vec<bool> =
-            match (kinds, config.maybe_size(&["sliding_window_pattern", "_sliding_window_pattern"])?) {
-                (Some(kinds), _) => kinds.iter().map(|k| k.as_str() == Some("sliding_attention")).collect(),
-                (None, Some(n)) => (0..layers).map(|i| (i + 1) % n != 0).collect(),
-                (None, None) => usual.clone(),
-            };
-        if actual.len() != layers {
-            return Err(config.error("layer_types", format!("has {} entries for {layers} layers", actual.len())));
-        }
+        let actual = match (
+            config.windowed_layers()?,
+            config.maybe_size(&["sliding_window_pattern", "_sliding_window_pattern"])?,
+        ) {
+            (Some(listed), _) => listed,
+            (None, Some(n)) => (0..layers).map(|i| (i + 1) % n != 0).collect(),
+            (None, None) => usual.clone(),
+        };
         if actual != usual {
             out.set(format!("{arch}.attention.sliding_window_pattern"), qconv_formats::gguf::Array::Bool(actual));
         }
     }
-    let head_dim = sizes.head_dim.unwrap_or(256);
+    let head_dim = sizes.key_dim();
     if let Some(scalar) = config.maybe_float(&["query_pre_attn_scalar"])? {
         if scalar <= 0.0 {
             return Err(config.error("query_pre_attn_scalar", "is not positive"));
@@ -69,6 +65,26 @@ pub fn write(arch: &str, config: &Config, out: &mut Metadata, period: usize) -> 
         }
     }
     Ok(())
+}
+
+/// Stands for no soft cap where readers take a missing key for the family's usual one: so large that nothing is capped
+/// (`tanh(x)` is `x` for tiny `x`).
+const NO_CAP: f32 = 1e20;
+
+/// Writes a soft cap. `usual`: what readers assume without the key.
+pub fn write_cap(arch: &str, config: &Config, out: &mut Metadata, name: &str, usual: bool) -> Result<()> {
+    match config.maybe_float(&[name])? {
+        Some(cap) if cap <= 0.0 => return Err(config.error(name, "is not positive")),
+        Some(cap) => out.set(format!("{arch}.{name}"), cap),
+        None if usual => out.set(format!("{arch}.{name}"), NO_CAP),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Reads a soft cap.
+pub fn read_cap(keys: &Keys, name: &str, usual: Option<f32>) -> Result<Option<f32>> {
+    Ok(keys.maybe_float(name)?.or(usual).filter(|&cap| cap > 0.0 && cap < NO_CAP))
 }
 
 /// llama.cpp takes the scale of attention from the head, but for the 27B models from width / heads.
@@ -85,8 +101,6 @@ pub fn plan(keys: &Keys, period: usize) -> Result<Plan> {
     let mut plan = common::read_llama_like(keys, RopeStyle::Neox)?;
     plan.feed.activation = Activation::GeluTanh;
     plan.embedding_scale = Some((plan.width as f32).sqrt());
-    plan.attention_soft_cap = keys.maybe_float("attn_logit_softcapping")?.filter(|&x| x > 0.0);
-    plan.logit_soft_cap = keys.maybe_float("final_logit_softcapping")?.filter(|&x| x > 0.0);
     plan.window = common::read_window(keys, plan.layers, Some(period))?;
     let scalar = if is_27b(plan.layers) { plan.width / plan.heads } else { plan.key_dim };
     plan.attention_scale = keys.maybe_float("attention.scale")?.unwrap_or(1.0 / (scalar as f32).sqrt());

@@ -1,7 +1,8 @@
 //! Gemma 3 (text): norms on queries and keys, five windowed layers for each that sees everything, with their own RoPE base.
 
-use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule, folds, gemma};
+use super::common::{IGNORE, PREFIXES};
+use super::{Architecture, Fix, TensorRule, folds, gemma, rope};
+use serde_json::json;
 
 /// Of this many layers the last sees everything.
 const PERIOD: usize = 6;
@@ -28,20 +29,29 @@ pub static GEMMA3: Architecture = Architecture {
         all
     },
     ignore: IGNORE,
+    defaults: |_| {
+        json!({
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072,
+            "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 4096,
+            "query_pre_attn_scalar": 256, "tie_word_embeddings": true,
+        })
+    },
     metadata: |config, out| {
         gemma::write("gemma3", config, out, PERIOD)?;
-        if config.rope("full_attention")?.theta.is_none() {
-            out.set("gemma3.rope.freq_base", 1_000_000.0f32); // the class's default
-        }
-        if let Some(base) = config.maybe_float(&["rope_local_base_freq"])? {
+        // Attention scores are not capped, whatever the configuration says: transformers does not for this class.
+        gemma::write_cap("gemma3", config, out, "final_logit_softcapping", false)?;
+        if config.rope("sliding_attention")?.theta.is_none()
+            && let Some(base) = config.maybe_float(&["rope_local_base_freq"])?
+        {
             out.set("gemma3.rope.freq_base_swa", base);
         }
         Ok(())
     },
-    computed: common::none,
+    computed: rope::factors,
     folds: folds::GATED,
     plan: |keys| {
         let mut plan = gemma::plan(keys, PERIOD)?;
+        plan.logit_soft_cap = gemma::read_cap(keys, "final_logit_softcapping", None)?;
         if let Some(rope) = &mut plan.rope {
             rope.window_base.get_or_insert(LOCAL_BASE);
         }

@@ -3,6 +3,7 @@
 use super::common::{self, IGNORE, MOST_LAYERS};
 use super::{Architecture, Feed, Fix, Plan, TensorRule, folds};
 use qconv_kernels::{Activation, Norm};
+use serde_json::json;
 
 /// The family.
 pub static GPT2: Architecture = Architecture {
@@ -29,12 +30,13 @@ pub static GPT2: Architecture = Architecture {
         TensorRule::new("transformer.h.{i}.mlp.c_proj.bias", "blk.{i}.ffn_down.bias"),
     ],
     ignore: IGNORE,
+    defaults: |_| json!({ "tie_word_embeddings": true }),
     metadata: |config, out| {
         config.require_activation(&["activation_function"], &["gelu_new", "gelu_pytorch_tanh", "gelu_fast"])?;
-        if config.flag("scale_attn_by_inverse_layer_idx") {
+        if config.flag("scale_attn_by_inverse_layer_idx")? {
             return Err(config.error("scale_attn_by_inverse_layer_idx", "is true, which gpt2's GGUF cannot say"));
         }
-        if config.get("scale_attn_weights").is_some() && !config.flag("scale_attn_weights") {
+        if config.get("scale_attn_weights").is_some() && !config.flag("scale_attn_weights")? {
             return Err(config.error("scale_attn_weights", "is false, which gpt2's GGUF cannot say"));
         }
         let width = config.size(&["n_embd", "hidden_size"])?;

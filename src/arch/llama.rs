@@ -1,8 +1,9 @@
 //! Llama 2/3/3.x, TinyLlama, SmolLM2, Mistral, and Mixtral's experts.
 
-use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule, folds};
+use super::common::{self, IGNORE, PREFIXES, Windowed};
+use super::{Architecture, Fix, TensorRule, folds, rope};
 use qconv_kernels::RopeStyle;
+use serde_json::json;
 
 /// The family.
 pub static LLAMA: Architecture = Architecture {
@@ -54,14 +55,30 @@ pub static LLAMA: Architecture = Architecture {
         TensorRule::new("model.layers.{i}.mlp.experts.down_proj", "blk.{i}.ffn_down_exps.weight").optional(),
     ],
     ignore: IGNORE,
+    defaults: |class| match class {
+        "MistralForCausalLM" | "MistralModel" => json!({
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096,
+            "rms_norm_eps": 1e-6, "rope_theta": 1e4, "tie_word_embeddings": false,
+        }),
+        "MixtralForCausalLM" => json!({
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2, "tie_word_embeddings": false,
+        }),
+        _ => json!({
+            "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+            "tie_word_embeddings": false,
+        }),
+    },
     metadata: |config, out| {
         config.require_activation(&["hidden_act"], &["silu", "swish"])?;
         let sizes = common::write_llama_like("llama", config, out)?;
         out.set("llama.vocab_size", config.size(&["vocab_size"])? as u32);
         out.set("llama.rope.dimension_count", sizes.key_dim() as u32);
-        common::write_window("llama", config, out)
+        // Llama's own classes know no window.
+        let windows = config.class()?.starts_with("Mi"); // Mistral, Mixtral
+        if windows { common::write_window("llama", config, out, Windowed::All) } else { Ok(()) }
     },
-    computed: common::llama3_factors,
+    computed: rope::factors,
     folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Interleaved),
 };

@@ -8,7 +8,9 @@ mod folds;
 mod gemma;
 mod keys;
 mod plan;
+mod rope;
 
+mod gemma1;
 mod gemma2;
 mod gemma3;
 mod gpt2;
@@ -17,6 +19,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
+mod starcoder2;
 
 pub use config::Config;
 pub use folds::{Channels, Fold, Folds};
@@ -35,6 +38,8 @@ pub static ALL: &[&Architecture] = &[
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
     &phi3::PHI3,
+    &gemma1::GEMMA,
+    &starcoder2::STARCODER2,
 ];
 
 /// A model family.
@@ -50,6 +55,8 @@ pub struct Architecture {
     pub tensors: &'static [TensorRule],
     /// Ends of names of tensors that hold nothing (masks, cached frequencies) and are left out.
     pub ignore: &'static [&'static str],
+    /// What transformers assumes for a class where `config.json` lacks a key; only keys that change what is computed.
+    pub defaults: fn(class: &str) -> serde_json::Value,
     /// Writes the family's hyper-parameters (`llama.block_count`, ...).
     pub metadata: fn(&Config, &mut Metadata) -> anyhow::Result<()>,
     /// Tensors that are computed from the configuration (`rope_freqs.weight`).

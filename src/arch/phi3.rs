@@ -1,8 +1,10 @@
 //! Phi-3 and Phi-4: Llama's block with query-key-value and gate-up fused into one matrix each; LongRoPE.
 
 use super::common::{self, IGNORE, PREFIXES, Sizes};
-use super::{Architecture, TensorRule, folds};
+use super::{Architecture, Config, TensorRule, folds, rope};
+use anyhow::Result;
 use qconv_kernels::RopeStyle;
+use serde_json::json;
 
 /// The family.
 pub static PHI3: Architecture = Architecture {
@@ -21,43 +23,35 @@ pub static PHI3: Architecture = Architecture {
         TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
     ],
     ignore: IGNORE,
+    defaults: |_| {
+        json!({
+            "num_attention_heads": 32, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": false,
+        })
+    },
     metadata: |config, out| {
         config.require_activation(&["hidden_act"], &["silu", "swish"])?;
         let sizes = common::write_llama_like("phi3", config, out)?;
-        let rope = config.rope("full_attention")?;
-        let part = match rope.maybe_float("partial_rotary_factor")? {
-            Some(x) => x,
-            None => config.float_or(&["partial_rotary_factor"], 1.0)?,
-        };
-        out.set("phi3.rope.dimension_count", (part * sizes.key_dim() as f32) as u32);
-        let context = config.size(&["max_position_embeddings"])?;
-        let original = rope.original_context()?.unwrap_or(context);
+        out.set("phi3.rope.dimension_count", rotated(config, &sizes)? as u32);
+        let original = config.rope("full_attention")?.original_context()?;
         out.set("phi3.rope.scaling.original_context_length", original as u32);
-        if rope.floats("long_factor")?.is_some() {
-            let scale = context as f64 / original as f64;
-            let given = rope.maybe_float("attention_factor")?;
-            let derived = if scale > 1.0 { (1.0 + scale.ln() / (original as f64).ln()).sqrt() as f32 } else { 1.0 };
-            out.set("phi3.rope.scaling.attn_factor", given.unwrap_or(derived));
-        }
         out.set("phi3.attention.sliding_window", config.maybe_size(&["sliding_window"])?.unwrap_or(0) as u32);
         Ok(())
     },
-    computed: |config| {
-        let rope = config.rope("full_attention")?;
-        let dims = Sizes::read(config)?.key_dim();
-        let mut out = Vec::new();
-        for (key, name) in [("long_factor", "rope_factors_long.weight"), ("short_factor", "rope_factors_short.weight")]
-        {
-            if let Some(factors) = rope.floats(key)? {
-                if factors.is_empty() || factors.len() > dims / 2 {
-                    let what = format!("has {} factors for heads of {dims}", factors.len());
-                    return Err(config.error(&format!("rope_parameters.{key}"), what));
-                }
-                out.push((name.to_owned(), factors));
-            }
-        }
-        Ok(out)
-    },
+    computed: |config| rope::factors_of(config, rotated(config, &Sizes::read(config)?)?),
     folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };
+
+/// Dimensions of a head that are rotated.
+fn rotated(config: &Config, sizes: &Sizes) -> Result<usize> {
+    let part = match config.rope("full_attention")?.maybe_float("partial_rotary_factor")? {
+        Some(x) => x,
+        None => config.float_or(&["partial_rotary_factor"], 1.0)?,
+    };
+    let dims = (part * sizes.key_dim() as f32) as usize;
+    if part > 0.0 && dims.is_multiple_of(2) && (1..=sizes.key_dim()).contains(&dims) {
+        return Ok(dims);
+    }
+    Err(config.error("partial_rotary_factor", format!("is {part}, of heads of {}", sizes.key_dim())))
+}

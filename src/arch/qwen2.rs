@@ -1,8 +1,9 @@
 //! Qwen2 and Qwen2.5: Llama's block with biases on query, key and value, and NeoX rotary order.
 
-use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, TensorRule, folds};
+use super::common::{self, IGNORE, PREFIXES, Windowed};
+use super::{Architecture, TensorRule, folds, rope};
 use qconv_kernels::RopeStyle;
+use serde_json::json;
 
 /// The family.
 pub static QWEN2: Architecture = Architecture {
@@ -27,12 +28,18 @@ pub static QWEN2: Architecture = Architecture {
         TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
     ],
     ignore: IGNORE,
+    defaults: |_| {
+        json!({
+            "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32_768, "sliding_window": 4096,
+            "max_window_layers": 28, "rms_norm_eps": 1e-6, "rope_theta": 1e4, "tie_word_embeddings": false,
+        })
+    },
     metadata: |config, out| {
         config.require_activation(&["hidden_act"], &["silu", "swish"])?;
         common::write_llama_like("qwen2", config, out)?;
-        common::write_window("qwen2", config, out)
+        common::write_window("qwen2", config, out, Windowed::TypesIfUsed)
     },
-    computed: common::llama3_factors,
+    computed: rope::factors,
     folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };

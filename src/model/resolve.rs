@@ -15,12 +15,13 @@ use std::sync::Arc;
 
 /// Resolves a family's rules against a checkpoint.
 pub(super) fn from_checkpoint(checkpoint: Checkpoint, warnings: &mut Vec<String>) -> Result<Model> {
-    let config = Config::new(&checkpoint);
-    let class = config.class()?;
-    let arch = Architecture::by_hf_class(class).ok_or_else(|| {
+    let mut config = Config::new(&checkpoint);
+    let class = config.class()?.to_owned();
+    let arch = Architecture::by_hf_class(&class).ok_or_else(|| {
         let known: Vec<&str> = crate::arch::ALL.iter().flat_map(|a| a.hf_classes).copied().collect();
         config.error("architectures", format!("is {class:?}, which qconv does not know; it knows {}", known.join(", ")))
     })?;
+    config.fill(&(arch.defaults)(&class));
     let settings = config.get("quantization_config").or_else(|| config.get("compression_config"));
     let packed = settings.map(|settings| Packed::open(&checkpoint, settings)).transpose()?;
     let mut metadata = Metadata::new();
@@ -136,8 +137,7 @@ impl Resolver<'_> {
                 "is missing, and config.json says that it is not tied to the embeddings (tie_word_embeddings is false)",
             ));
         }
-        self.report_unused(warnings);
-        Ok(())
+        self.report_unused(warnings)
     }
 
     /// The stored tensor of a name under any of the family's prefixes, or all experts of a pattern with `{e}`.
@@ -230,12 +230,40 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    fn report_unused(&self, warnings: &mut Vec<String>) {
+    /// A tensor that belongs to one of the model's own blocks, or to its output.
+    fn is_inner(&self, name: &str) -> bool {
+        let layers = self.config.layers().unwrap_or(0);
+        let heads = self.arch.tensors.iter().filter_map(|rule| Some(rule.hf.split_once("{i}")?.0));
+        let inner = |head: &str| {
+            let rest = head.strip_prefix(self.arch.prefixes[0]).unwrap_or(head);
+            let index =
+                self.arch.prefixes.iter().find_map(|p| name.strip_prefix(p)?.strip_prefix(rest)?.split('.').next());
+            index.and_then(|i| i.parse::<usize>().ok()).is_some_and(|i| i < layers)
+        };
+        name.starts_with("lm_head.") || heads.into_iter().any(inner)
+    }
+
+    /// Tensors that no rule names: a warning, since a model for images or speech has such beside the language model. In a block
+    /// they would have changed what the model computes: an error, unless all their numbers are 0 (biases that some libraries
+    /// store for every layer).
+    fn report_unused(&self, warnings: &mut Vec<String>) -> Result<()> {
         let unused: Vec<&str> = self
             .checkpoint
             .names()
             .filter(|n| !self.used.contains(*n) && !self.arch.ignore.iter().any(|end| n.ends_with(end)))
             .collect();
+        // Libraries that quantize store scales of activations and caches beside the weights.
+        let foreign = unused.iter().copied().filter(|name| self.packed.is_none() && self.is_inner(name));
+        for name in foreign {
+            let Some((file, tensor)) = self.checkpoint.tensor(name) else { continue };
+            if file.bytes(tensor).iter().any(|&byte| byte != 0) {
+                let what = format!(
+                    "is part of the model, but unknown to the family {} as qconv knows it: without it the model would compute something else",
+                    self.arch.name
+                );
+                return Err(malformed(file.map().path(), format!("tensor {name}"), what));
+            }
+        }
         if !unused.is_empty() {
             const SHOWN: usize = 4;
             let more = if unused.len() > SHOWN { ", ..." } else { "" };
@@ -247,5 +275,6 @@ impl Resolver<'_> {
                 self.arch.name
             ));
         }
+        Ok(())
     }
 }
