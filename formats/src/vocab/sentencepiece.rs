@@ -50,9 +50,12 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
             "tokenizer.model normalizes texts or drops extra spaces before it cuts them; readers of GGUF do not".into(),
         );
     }
-    if out.add_space_prefix != Some(false) && parsed.pieces.iter().any(|p| p.kind == USER_DEFINED) {
+    // Readers of GGUF put the space that goes before texts behind such symbols, too. Where there is one, symbols are left ordinary
+    // pieces, as llama.cpp's converter has them: texts need not become them, but fewer come out wrong.
+    let symbols = out.add_space_prefix == Some(false);
+    if !symbols && parsed.pieces.iter().any(|p| p.kind == USER_DEFINED) {
         warnings.push(
-            "tokenizer.model has user-defined symbols and puts a space before texts; readers of GGUF put one behind such symbols, too".into(),
+            "tokenizer.model has user-defined symbols and puts a space before texts; GGUF cannot express both, and texts with such symbols may be cut differently".into(),
         );
     }
     let mut beyond = 0;
@@ -60,8 +63,7 @@ pub fn tokens(model: &[u8], files: &Files, vocab_size: usize, warnings: &mut Vec
         let kind = match piece.kind {
             2 => TokenType::Unknown,
             3 => TokenType::Control,
-            // llama.cpp's converter takes them for ordinary pieces, which no text is sure to become.
-            USER_DEFINED => TokenType::UserDefined,
+            USER_DEFINED if symbols => TokenType::UserDefined,
             5 => TokenType::Unused,
             6 => TokenType::Byte,
             _ => TokenType::Normal,

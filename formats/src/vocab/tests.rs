@@ -360,11 +360,14 @@ fn sentencepiece_models_are_read_field_by_field() {
     folder.json("tokenizer_config.json", &json!({"added_tokens_decoder": decoder}));
     let (m, warnings) = folder.read_warning(9).unwrap();
     assert_eq!(keys(&m), ["model", "pre", "tokens", "scores", "token_type"]);
-    assert_eq!(types(&m), [2, 3, 6, 1, 4, 5, 4, 3, 4]);
+    assert_eq!(types(&m), [2, 3, 6, 1, 1, 5, 4, 3, 4]);
     assert_eq!(strings(&m, "tokenizer.ggml.tokens")[6..], ["<x>", "<|im|>", " n"]);
     let scores = vec![0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -1000.0, -1000.0, -1000.0];
     assert_eq!(m.get("tokenizer.ggml.scores"), Some(&Array::F32(scores).into()));
     assert!(warnings.len() == 1 && warnings[0].contains("user-defined symbols"), "{warnings:?}");
+    // Without a space before texts, user-defined symbols can be what they are.
+    folder.json("tokenizer_config.json", &json!({"add_prefix_space": false}));
+    assert_eq!(types(&folder.read(9))[..7], [2, 3, 6, 1, 4, 5, 4]);
     folder.write("tokenizer.model", &sentencepiece(&PIECES, 1));
     folder.refused("no BPE model");
     // Spaces behind words.
