@@ -2,7 +2,7 @@
 //! below 128 give; eight-bit codes give their sign to the activation first. AVX-VNNI has them in one instruction, for codes
 //! of eight bits as well.
 
-use super::simd::{Eights, Fours, Kernel, Simd, array};
+use super::simd::{Kernel, Registers, Simd, array};
 use super::tile::{Tile, Work, many};
 use crate::cpu::{Avx2, AvxVnni};
 use std::arch::x86_64::*;
@@ -60,42 +60,6 @@ fn halves_of<T>(x: &[T; 16]) -> (&[T; 8], &[T; 8]) {
     (a.first_chunk().expect("eight of sixteen"), b.first_chunk().expect("eight of sixteen"))
 }
 
-/// The 16-bit number `$i` of an array, kept below a power of two.
-macro_rules! point {
-    ($book:expr, $at:expr, $i:expr) => {
-        std::ptr::from_ref(&$book.points[$at[$i] as usize & ($book.points.len() - 1)])
-    };
-}
-
-/// Four points of eight bytes, each by a load of its own.
-#[inline(always)]
-pub(super) fn four_points<const N: usize>(book: &Eights<N>, at: &[u16; 32], i: usize) -> __m256i {
-    const { assert!(N.is_power_of_two()) };
-    // SAFETY: elements of the book; used by the methods of `Pairs` and `Avx512` alone.
-    unsafe {
-        let (a, b) = (point!(book, at, i), point!(book, at, i + 1));
-        let low = _mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast()));
-        let (a, b) = (point!(book, at, i + 2), point!(book, at, i + 3));
-        let high = _mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast()));
-        _mm256_set_m128i(high, low)
-    }
-}
-
-/// Eight points of four bytes.
-#[inline(always)]
-fn eight_points<const N: usize>(book: &Fours<N>, at: &[u16; 32], i: usize) -> __m256i {
-    const { assert!(N.is_power_of_two()) };
-    // SAFETY: elements of the book; used by the methods of `Pairs` alone.
-    unsafe {
-        let (a, b) = (point!(book, at, i).read_volatile(), point!(book, at, i + 1).read_volatile());
-        let (c, d) = (point!(book, at, i + 2).read_volatile(), point!(book, at, i + 3).read_volatile());
-        let low = _mm_setr_epi32(a as i32, b as i32, c as i32, d as i32);
-        let (a, b) = (point!(book, at, i + 4).read_volatile(), point!(book, at, i + 5).read_volatile());
-        let (c, d) = (point!(book, at, i + 6).read_volatile(), point!(book, at, i + 7).read_volatile());
-        _mm256_set_m128i(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32), low)
-    }
-}
-
 /// A byte-wise product.
 #[inline(always)]
 fn byte_products(a: __m256i, b: __m256i) -> __m256i {
@@ -124,10 +88,21 @@ impl From<AvxVnni> for Pairs<true> {
     }
 }
 
-impl<const VNNI: bool> Simd for Pairs<VNNI> {
+mod books;
+pub(super) use books::{Numbers, four_points};
+
+impl<const VNNI: bool> Registers for Pairs<VNNI> {
     type Bytes = Two;
     type Ints = Two;
     type Floats = TwoFloats;
+    /// The same in registers and in memory: a scale for all lanes is one load from there, and two shuffles
+    /// from a register. (Where the array is moved, the compiler stores its floats one by one.)
+    type Scales = (TwoFloats, [f32; 16]);
+    /// The first 16 bytes twice, the others twice.
+    type Signs = Two;
+}
+
+impl<const VNNI: bool> Simd for Pairs<VNNI> {
     /// Pairs of products are summed in 16 bits without AVX-VNNI.
     const WHOLE_BYTES: bool = VNNI;
 
@@ -226,39 +201,6 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn narrow(self, b: Two) -> [u64; 4] {
-        let b = both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi16(0xff)));
-        // Packing works in halves of registers.
-        let packed = now!(_mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi16(b.0, b.1)));
-        let mut to = [0; 4];
-        now!(_mm256_storeu_si256(to.as_mut_ptr().cast(), packed));
-        to
-    }
-
-    #[inline(always)]
-    fn find<const N: usize>(self, _: &Eights<N>, points: Two) -> Two {
-        points
-    }
-
-    #[inline(always)]
-    fn points<const N: usize>(self, book: &Eights<N>, found: Two, part: usize) -> Two {
-        let at = self.numbers(found);
-        Two(four_points(book, &at, 8 * part), four_points(book, &at, 8 * part + 4))
-    }
-
-    #[inline(always)]
-    fn find_short<const N: usize>(self, _: &Fours<N>, points: Two) -> Two {
-        points
-    }
-
-    #[inline(always)]
-    fn short_points<const N: usize>(self, book: &Fours<N>, found: Two, signs: u64, half: usize) -> Two {
-        let at = self.numbers(found);
-        let points = Two(eight_points(book, &at, 16 * half), eight_points(book, &at, 16 * half + 8));
-        self.add(self.negate_where(signs, points), 64)
-    }
-
-    #[inline(always)]
     fn longs_left<const N: u32>(self, b: Two) -> Two {
         both!(Two, |b| _mm256_sll_epi64(b, _mm_cvtsi32_si128(N as i32)))
     }
@@ -308,12 +250,6 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     fn where_set(self, mask: u64, value: u8) -> Two {
         let m = all_ones(mask);
         both!(Two, |m| _mm256_and_si256(m, _mm256_set1_epi8(value as i8)))
-    }
-
-    #[inline(always)]
-    fn negate_where(self, mask: u64, b: Two) -> Two {
-        let m = all_ones(mask);
-        both!(Two, |b, m| _mm256_sub_epi8(_mm256_xor_si256(b, m), m))
     }
 
     #[inline(always)]
@@ -574,7 +510,22 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn spread(self, group: usize, part: usize, x: TwoFloats) -> TwoFloats {
+    fn put_scales(self, x: TwoFloats, (same, memory): &mut (TwoFloats, [f32; 16])) {
+        *same = x;
+        self.store_floats(x, memory);
+    }
+
+    #[inline(always)]
+    fn no_scales(self) -> (TwoFloats, [f32; 16]) {
+        (self.splat(0.0), [0.0; 16])
+    }
+
+    #[inline(always)]
+    fn spread(self, group: usize, part: usize, (x, memory): &(TwoFloats, [f32; 16])) -> TwoFloats {
+        if group == 32 {
+            let (a, b) = (&raw const memory[2 * part], &raw const memory[2 * part + 1]);
+            return TwoFloats(now!(_mm256_set1_ps(a.read_volatile())), now!(_mm256_set1_ps(b.read_volatile())));
+        }
         let first = 64 * part / group;
         let (from, first) = if first < 8 { (x.0, first) } else { (x.1, first - 8) };
         let step = |quarter: usize| (first + 16 * quarter / group) as u32;
@@ -624,18 +575,6 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 }
 
-impl<const VNNI: bool> Pairs<VNNI> {
-    /// As 16-bit numbers.
-    #[inline(always)]
-    fn numbers(self, b: Two) -> [u16; 32] {
-        let mut to = [0u16; 32];
-        let (first, second) = to.split_at_mut(16);
-        now!(_mm256_storeu_si256(first.as_mut_ptr().cast(), b.0));
-        now!(_mm256_storeu_si256(second.as_mut_ptr().cast(), b.1));
-        to
-    }
-}
-
 /// Sixteen of them begin with as many numbers of ones as are wanted.
 static ONES_THEN_ZEROS: [u32; 32] = {
     let mut x = [0; 32];
@@ -655,11 +594,17 @@ fn all_ones(mask: u64) -> Two {
 
 #[inline(always)]
 fn all_ones_of_half(mask: u32) -> __m256i {
+    ones_where(now!(_mm256_set1_epi32(mask as i32)), 0)
+}
+
+/// The same where the 32 bits from byte `at` of either half have a one.
+#[inline(always)]
+fn ones_where(bits: __m256i, at: usize) -> __m256i {
     // SAFETY: used by the methods of `Pairs` alone.
     unsafe {
+        let byte = |i: usize| (0x0101_0101_0101_0101 * (at + i) as u64) as i64;
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
-        let byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-        let bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(mask as i32), byte), bit);
-        _mm256_cmpeq_epi8(bits, bit)
+        let bytes = _mm256_shuffle_epi8(bits, _mm256_setr_epi64x(byte(0), byte(1), byte(2), byte(3)));
+        _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
     }
 }

@@ -1,7 +1,6 @@
 //! [`Simd`] with AVX-512: one register, and a dot product of unsigned with signed bytes in one instruction (VNNI).
 
-use super::avx2::four_points;
-use super::simd::{Eights, Fours, Kernel, Simd, array};
+use super::simd::{Kernel, Registers, Simd, array};
 use super::tile::{Tile, Work, many};
 use crate::cpu::Avx512;
 use std::arch::x86_64::*;
@@ -51,75 +50,17 @@ fn halves(x: [u16; 8]) -> __m128i {
     unsafe { _mm_setr_epi16(a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16) }
 }
 
-/// Most points of eight weights whose digits are permuted; more are loaded one by one, which takes as long for any number.
-const MOST_PERMUTED: usize = 512;
+mod books;
 
-/// `table[at]` for 16-bit numbers: 64 entries by one permutation, of which the numbers' upper bits choose.
-#[inline(always)]
-fn permuted<const N: usize>(table: &[u16; N], at: __m512i) -> __m512i {
-    let table = table.as_ptr();
-    // SAFETY: of each size all entries are there; used by the methods of `Avx512` alone.
-    unsafe {
-        match N {
-            256 => of_256(table, at),
-            512 => of_512(table, at),
-            _ => unreachable!("books of other sizes are not permuted"),
-        }
-    }
-}
-
-/// `b` where a number has this bit, `a` elsewhere.
-#[inline(always)]
-unsafe fn blend(bit: i16, at: __m512i, a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: used by the methods of `Avx512` alone.
-    unsafe { _mm512_mask_blend_epi16(_mm512_test_epi16_mask(at, _mm512_set1_epi16(bit)), a, b) }
-}
-
-/// # Safety
-/// As [`sixty_four`], for all these functions with as many entries.
-#[inline(always)]
-unsafe fn of_512(table: *const u16, at: __m512i) -> __m512i {
-    // SAFETY: by the caller's promise, here and below.
-    unsafe { blend(256, at, of_256(table, at), of_256(table.add(256), at)) }
-}
-
-#[inline(always)]
-unsafe fn of_256(table: *const u16, at: __m512i) -> __m512i {
-    // SAFETY: as above.
-    unsafe {
-        let a = blend(64, at, sixty_four(table, at), sixty_four(table.add(64), at));
-        let b = blend(64, at, sixty_four(table.add(128), at), sixty_four(table.add(192), at));
-        blend(128, at, a, b)
-    }
-}
-
-/// One of 64 entries by the low six bits of 16-bit numbers.
-///
-/// # Safety
-/// 64 entries can be read there; used by the methods of `Avx512` alone.
-#[inline(always)]
-unsafe fn sixty_four(table: *const u16, at: __m512i) -> __m512i {
-    // SAFETY: by the caller's promise.
-    unsafe { _mm512_permutex2var_epi16(_mm512_loadu_si512(table.cast()), at, _mm512_loadu_si512(table.add(32).cast())) }
-}
-
-/// Word `first + i / EACH` in place `i`.
-const fn repeated<const EACH: usize>(first: usize) -> [u16; 32] {
-    let mut at = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        at[i] = (first + i / EACH) as u16;
-        i += 1;
-    }
-    at
-}
-static EACH_FOUR_TIMES: [[u16; 32]; 4] = [repeated::<4>(0), repeated::<4>(8), repeated::<4>(16), repeated::<4>(24)];
-static EACH_TWICE: [[u16; 32]; 2] = [repeated::<2>(0), repeated::<2>(16)];
-
-impl Simd for Avx512 {
+impl Registers for Avx512 {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
+    type Scales = __m512;
+    type Signs = [u64; 4];
+}
+
+impl Simd for Avx512 {
     const WHOLE_BYTES: bool = true;
 
     #[inline(always)]
@@ -235,52 +176,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn narrow(self, b: __m512i) -> [u64; 4] {
-        let mut to = [0; 4];
-        now!(_mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(b)));
-        to
-    }
-
-    #[inline(always)]
-    fn find<const N: usize>(self, book: &Eights<N>, points: __m512i) -> __m512i {
-        if N > MOST_PERMUTED { points } else { permuted(&book.digits, points) }
-    }
-
-    #[inline(always)]
-    fn points<const N: usize>(self, book: &Eights<N>, found: __m512i, part: usize) -> __m512i {
-        if N > MOST_PERMUTED {
-            let mut at = [0; 32];
-            now!(_mm512_storeu_si512(at.as_mut_ptr().cast(), found));
-            let (low, high) = (four_points(book, &at, 8 * part), four_points(book, &at, 8 * part + 4));
-            return now!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high));
-        }
-        self.lookup(&book.levels, self.digits(found, part))
-    }
-
-    #[inline(always)]
-    fn signed_points<const N: usize>(self, book: &Eights<N>, found: __m512i, signs: u64, part: usize) -> __m512i {
-        if N > MOST_PERMUTED {
-            return self.add(self.negate_where(signs, self.points(book, found, part)), 64);
-        }
-        let digits = self.digits(found, part);
-        self.lookup(&book.signed, now!(_mm512_mask_add_epi8(digits, signs, digits, _mm512_set1_epi8(4))))
-    }
-
-    #[inline(always)]
-    fn find_short<const N: usize>(self, book: &Fours<N>, points: __m512i) -> __m512i {
-        permuted(&book.digits, points)
-    }
-
-    #[inline(always)]
-    fn short_points<const N: usize>(self, book: &Fours<N>, found: __m512i, signs: u64, half: usize) -> __m512i {
-        let shifts = now!(_mm512_set1_epi32(0x0006_0000));
-        let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_TWICE[half]), found));
-        let pairs = now!(_mm512_srlv_epi16(words, shifts));
-        let digits = self.one_a_byte(pairs, now!(_mm512_slli_epi16::<5>(pairs)), 7);
-        self.lookup(&book.signed, now!(_mm512_mask_add_epi8(digits, signs, digits, _mm512_set1_epi8(8))))
-    }
-
-    #[inline(always)]
     fn longs_left<const N: u32>(self, b: __m512i) -> __m512i {
         now!(_mm512_slli_epi64::<N>(b))
     }
@@ -331,11 +226,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn where_set(self, mask: u64, value: u8) -> __m512i {
         now!(_mm512_maskz_set1_epi8(mask, value as i8))
-    }
-
-    #[inline(always)]
-    fn negate_where(self, mask: u64, b: __m512i) -> __m512i {
-        now!(_mm512_mask_sub_epi8(b, mask, _mm512_setzero_si512(), b))
     }
 
     #[inline(always)]
@@ -551,10 +441,20 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn spread(self, group: usize, part: usize, x: __m512) -> __m512 {
+    fn put_scales(self, x: __m512, to: &mut __m512) {
+        *to = x;
+    }
+
+    #[inline(always)]
+    fn no_scales(self) -> __m512 {
+        self.splat(0.0)
+    }
+
+    #[inline(always)]
+    fn spread(self, group: usize, part: usize, x: &__m512) -> __m512 {
         let first = (64 * part / group) as u32;
         let step = |quarter: u32| first + 16 * quarter / group as u32;
-        now!(_mm512_permutexvar_ps(by_quarter(step(0), step(1), step(2), step(3)), x))
+        now!(_mm512_permutexvar_ps(by_quarter(step(0), step(1), step(2), step(3)), *x))
     }
 
     #[inline(always)]
@@ -624,31 +524,6 @@ impl Avx512 {
         };
         let places = now!(_mm512_castsi128_si512(_mm_setr_epi16(place(0), place(1), place(2), place(3), 0, 0, 0, 0)));
         now!(_mm512_castsi512_si128(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second))))
-    }
-
-    /// The digits of two bits of eight points.
-    #[inline(always)]
-    fn digits(self, found: __m512i, part: usize) -> __m512i {
-        // Digits 0 and 1, 2 and 3, ... of each point, then each in a byte of its own.
-        let shifts = now!(_mm512_set1_epi64(0x000c_0008_0004_0000));
-        let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_FOUR_TIMES[part]), found));
-        let pairs = now!(_mm512_srlv_epi16(words, shifts));
-        self.one_a_byte(pairs, now!(_mm512_slli_epi16::<6>(pairs)), 3)
-    }
-
-    /// Low bytes of 16-bit numbers, and high bytes of others, as far as the mask says.
-    #[inline(always)]
-    fn one_a_byte(self, low: __m512i, high: __m512i, mask: i16) -> __m512i {
-        now!(_mm512_or_si512(
-            _mm512_and_si512(low, _mm512_set1_epi16(mask)),
-            _mm512_and_si512(high, _mm512_set1_epi16(mask << 8))
-        ))
-    }
-
-    /// 32 of them.
-    #[inline(always)]
-    fn numbers(self, x: &[u16; 32]) -> __m512i {
-        now!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
 
     #[inline(always)]

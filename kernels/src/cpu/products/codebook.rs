@@ -2,8 +2,9 @@
 //!
 //! The points are those of the scalar reference, with the numbers that their digits stand for.
 
+use super::books::{Eights, Fours};
 use super::k_quants::half;
-use super::simd::{Eights, Fours, Simd, array};
+use super::simd::{Simd, array};
 use super::{Codes, Ready};
 use qconv_formats::block::codebook_tables as tables;
 
@@ -18,25 +19,33 @@ static IQ1: Eights<2048> = Eights::new(&tables::IQ1, [0, 1, 2, 0]);
 /// Where each 32-bit number holds four times seven signs, of which an even number is negative: four times eight signs.
 #[inline(always)]
 fn even_signs<V: Simd>(v: V, words: V::Bytes) -> V::Bytes {
-    let low = v.or(v.and_words(words, 0x7f), v.and_words(v.words_left::<1>(words), 0x7f00));
-    let high =
-        v.or(v.and_words(v.words_left::<2>(words), 0x7f_0000), v.and_words(v.words_left::<3>(words), 0x7f00_0000));
-    all_signs(v, v.or(low, high))
+    let pairs = v.or(v.and_words(words, 0x3fff), v.and_words(v.words_left::<2>(words), 0x3fff_0000));
+    let seven = v.or(v.and_words(pairs, 0x007f_007f), v.and_words(v.words_left::<1>(pairs), 0x7f00_7f00));
+    all_signs(v, seven)
 }
 
 /// Adds to each seven signs the eighth that makes their number even.
 #[inline(always)]
 fn all_signs<V: Simd>(v: V, seven: V::Bytes) -> V::Bytes {
-    let parity = v.xor_all(seven, v.words_right::<4>(seven));
-    let parity = v.xor_all(parity, v.words_right::<2>(parity));
-    let parity = v.xor_all(parity, v.words_right::<1>(parity));
-    v.or(seven, v.words_left::<7>(v.and(parity, 1)))
+    let both_halves = v.and(v.xor_all(seven, v.words_right::<4>(seven)), 15);
+    v.or(seven, v.lookup(&ODD, both_halves))
 }
 
-/// Two 32-bit numbers as one of 64.
+/// The uppermost bit where the number of bits is odd.
+static ODD: [u8; 16] = {
+    let mut odd = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        odd[i] = (i.count_ones() % 2 * 128) as u8;
+        i += 1;
+    }
+    odd
+};
+
+/// Codes of formats with signs: magnitudes as the signs say, plus 64.
 #[inline(always)]
-fn join(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
+fn with_signs<V: Simd>(v: V, ready: &Ready<V>, part: usize, magnitudes: V::Bytes) -> V::Bytes {
+    v.add(v.negate(ready.signs, part, magnitudes), 64)
 }
 
 /// Eight nibbles as bytes.
@@ -99,30 +108,24 @@ impl Codes for Iq2Xxs {
     const BYTES: usize = 66;
     const GROUP: usize = 32;
     const OFFSET: u8 = 64;
+    const SIGNS: bool = true;
 
     /// A group is four points, then their signs and the scale.
     #[inline(always)]
     fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
-        let groups = v.load(unit, 2);
-        let points = v.and_longs(groups, 0xffff_ffff);
-        let points = v.and_longs(v.or(points, v.longs_left::<16>(points)), 0x0000_ffff_0000_ffff);
-        let points = v.and_longs(v.or(points, v.longs_left::<8>(points)), 0x00ff_00ff_00ff_00ff);
-        let mut signs = [0; 16];
-        v.store(even_signs(v, groups), &mut signs);
-        Ready {
-            masks: [
-                join(signs[1], signs[3]),
-                join(signs[5], signs[7]),
-                join(signs[9], signs[11]),
-                join(signs[13], signs[15]),
-            ],
-            found: [v.find(&IQ2_XXS, points); 2],
-        }
+        let groups = v.even_odd(v.load(unit, 2));
+        let points = v.widen_half(groups);
+        Ready { signs: v.half_as_signs(even_signs(v, groups), 1), found: [v.find(&IQ2_XXS, points); 2] }
     }
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
-        v.signed_points(&IQ2_XXS, ready.found[0], ready.masks[part], part)
+    fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
+    }
+
+    #[inline(always)]
+    fn magnitudes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.points(&IQ2_XXS, ready.found[0], part)
     }
 
     #[inline(always)]
@@ -137,6 +140,7 @@ impl Codes for Iq2Xs {
     const BYTES: usize = 74;
     const GROUP: usize = 16;
     const OFFSET: u8 = 64;
+    const SIGNS: bool = true;
 
     /// Nine bits for a point, seven for its signs.
     #[inline(always)]
@@ -144,12 +148,17 @@ impl Codes for Iq2Xs {
         let both = v.load(unit, 2);
         let seven = v.and_words(v.words_right::<9>(both), 0x007f_007f);
         let points = v.and_words(both, 0x01ff_01ff);
-        Ready { masks: v.narrow(all_signs(v, seven)), found: [v.find(&IQ2_XS, points); 2] }
+        Ready { signs: v.low_bytes_as_signs(all_signs(v, seven)), found: [v.find(&IQ2_XS, points); 2] }
     }
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
-        v.signed_points(&IQ2_XS, ready.found[0], ready.masks[part], part)
+    fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
+    }
+
+    #[inline(always)]
+    fn magnitudes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.points(&IQ2_XS, ready.found[0], part)
     }
 
     #[inline(always)]
@@ -164,6 +173,7 @@ impl Codes for Iq2S {
     const BYTES: usize = 82;
     const GROUP: usize = 16;
     const OFFSET: u8 = 64;
+    const SIGNS: bool = true;
 
     #[inline(always)]
     fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
@@ -171,12 +181,17 @@ impl Codes for Iq2S {
         let long = |i: usize| u64::from(high[i]);
         let high = v.words([long(0), long(1), long(2), long(3), long(4), long(5), long(6), long(7)]);
         let points = v.or(v.widen(unit, 2), upper_bytes::<V, 2>(v, high, 3));
-        Ready { masks: four_longs(unit, 34), found: [v.find(&IQ2_S, points); 2] }
+        Ready { signs: v.signs(unit, 34), found: [v.find(&IQ2_S, points); 2] }
     }
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
-        v.signed_points(&IQ2_S, ready.found[0], ready.masks[part], part)
+    fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
+    }
+
+    #[inline(always)]
+    fn magnitudes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.points(&IQ2_S, ready.found[0], part)
     }
 
     #[inline(always)]
@@ -191,25 +206,24 @@ impl Codes for Iq3Xxs {
     const BYTES: usize = 98;
     const GROUP: usize = 32;
     const OFFSET: u8 = 64;
+    const SIGNS: bool = true;
 
     #[inline(always)]
     fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
-        let mut signs = [0; 16];
-        v.store(even_signs(v, v.pair(unit, 66, 66)), &mut signs);
         Ready {
-            masks: [
-                join(signs[0], signs[1]),
-                join(signs[2], signs[3]),
-                join(signs[4], signs[5]),
-                join(signs[6], signs[7]),
-            ],
+            signs: v.half_as_signs(even_signs(v, v.pair(unit, 66, 66)), 0),
             found: [v.find_short(&IQ3_XXS, v.widen(unit, 2)), v.find_short(&IQ3_XXS, v.widen(unit, 34))],
         }
     }
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
-        v.short_points(&IQ3_XXS, ready.found[part / 2], ready.masks[part], part % 2)
+    fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
+    }
+
+    #[inline(always)]
+    fn magnitudes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.short_points(&IQ3_XXS, ready.found[part / 2], part % 2)
     }
 
     #[inline(always)]
@@ -224,6 +238,7 @@ impl Codes for Iq3S {
     const BYTES: usize = 110;
     const GROUP: usize = 32;
     const OFFSET: u8 = 64;
+    const SIGNS: bool = true;
 
     #[inline(always)]
     fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
@@ -232,12 +247,17 @@ impl Codes for Iq3S {
         let [first, second] = [second_bytes(high as u32), second_bytes((high >> 32) as u32)];
         let first = v.or(v.widen(unit, 2), v.where_set(first, 1));
         let second = v.or(v.widen(unit, 34), v.where_set(second, 1));
-        Ready { masks: four_longs(unit, 74), found: [v.find_short(&IQ3_S, first), v.find_short(&IQ3_S, second)] }
+        Ready { signs: v.signs(unit, 74), found: [v.find_short(&IQ3_S, first), v.find_short(&IQ3_S, second)] }
     }
 
     #[inline(always)]
-    fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
-        v.short_points(&IQ3_S, ready.found[part / 2], ready.masks[part], part % 2)
+    fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
+    }
+
+    #[inline(always)]
+    fn magnitudes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        v.short_points(&IQ3_S, ready.found[part / 2], part % 2)
     }
 
     #[inline(always)]
@@ -259,13 +279,6 @@ fn second_bytes(bits: u32) -> u64 {
     ((x | x << 1) & 0x5555_5555_5555_5555) << 1
 }
 
-/// Four numbers of 64 bits.
-#[inline(always)]
-fn four_longs(unit: &[u8], at: usize) -> [u64; 4] {
-    let long = |i: usize| u64::from_le_bytes(*array(unit, at + 8 * i));
-    [long(0), long(1), long(2), long(3)]
-}
-
 pub(super) struct Iq1S;
 
 impl Codes for Iq1S {
@@ -278,7 +291,7 @@ impl Codes for Iq1S {
     #[inline(always)]
     fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
         let points = v.or(v.widen(unit, 2), upper_bytes::<V, 3>(v, eight_words(v, unit, 34), 7));
-        Ready { masks: [0; 4], found: [v.find(&IQ1, points); 2] }
+        Ready { found: [v.find(&IQ1, points); 2], ..Ready::nothing(v) }
     }
 
     #[inline(always)]
@@ -334,15 +347,16 @@ impl Codes for Iq1M {
         let bits = eight_words(v, unit, 32);
         let points = v.or(v.widen(unit, 0), upper_bytes::<V, 4>(v, bits, 7));
         // The fourth bit of a point: eight weights are shifted down, not up.
-        let down = v.narrow(v.words_right::<11>(upper_bytes::<V, 4>(v, bits, 8)));
-        Ready { masks: down, found: [v.find(&IQ1, points); 2] }
+        let down = v.words_right::<11>(upper_bytes::<V, 4>(v, bits, 8));
+        let eight_times = v.add(v.xor(down, 0xff), 1); // 0 or 0xff
+        Ready { signs: v.low_bytes_as_signs(eight_times), found: [v.find(&IQ1, points); 2] }
     }
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, _: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
         // Digits in eighths, and each point an eighth up or down.
         let points = v.words_left::<3>(v.points(&IQ1, ready.found[0], part));
-        v.add_all(v.add(points, 9), v.where_set(ready.masks[part] * 0xff, 2u8.wrapping_neg()))
+        v.add_all(v.add(points, 8), v.negate(ready.signs, part, v.where_set(!0, 1)))
     }
 
     #[inline(always)]

@@ -191,7 +191,7 @@ impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
                     }
                     sum = v.mul(sum, v.floats(&inverse));
                 }
-                if F::PLUS {
+                if adds::<F>() {
                     sum = v.add_floats(sum, self.plus[r][t]);
                 }
                 out[r * T + t] = v.sum(sum);
@@ -219,13 +219,13 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
         if F::GROUP == 32 {
             // Instead of a second unit the first once more, which meets zeros.
             let of_all = F::scales_of_two(v, a, if N == 2 { b } else { a });
-            let (scale, plus) = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
+            let of_all = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
+            let (scale, plus) = with_offset::<V, F>(v, of_all);
             for t in 0..T {
                 let (one, two) = (&x[0][t], &x[1][t]);
                 let of_x = if N == 2 { v.eights(&one.scale, &two.scale) } else { v.eight(&one.scale) };
                 scales[0][t] = v.mul(scale, of_x);
-                scales[1][t] = scales[0][t];
-                if F::PLUS {
+                if adds::<F>() {
                     let sum = if N == 2 { v.eights(&one.sum, &two.sum) } else { v.eight(&one.sum) };
                     sums.plus[r][t] = v.fma(plus, sum, sums.plus[r][t]);
                 }
@@ -233,27 +233,57 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
         } else {
             for k in 0..N {
                 let of_all = F::scales(v, if k == 0 { a } else { b });
-                let (scale, plus) = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
+                let of_all = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
+                let (scale, plus) = with_offset::<V, F>(v, of_all);
                 for t in 0..T {
                     scales[k][t] = v.mul(scale, v.floats(&x[k][t].scale16));
-                    if F::PLUS {
+                    if adds::<F>() {
                         sums.plus[r][t] = v.fma(plus, v.floats(&x[k][t].sum16), sums.plus[r][t]);
                     }
                 }
             }
         }
-        let sums = &mut sums.products[r];
-        part::<V, F, T>(v, 0, 0, a, &first, x[0], &scales[0], sums);
-        part::<V, F, T>(v, 1, 1, a, &first, x[0], &scales[0], sums);
-        part::<V, F, T>(v, 2, 2, a, &first, x[0], &scales[0], sums);
-        part::<V, F, T>(v, 3, 3, a, &first, x[0], &scales[0], sums);
-        if N == 2 {
-            let later = if F::GROUP == 32 { 4 } else { 0 }; // where the second unit's scales are
-            part::<V, F, T>(v, 0, later, b, &second, x[1], &scales[1], sums);
-            part::<V, F, T>(v, 1, later + 1, b, &second, x[1], &scales[1], sums);
-            part::<V, F, T>(v, 2, later + 2, b, &second, x[1], &scales[1], sums);
-            part::<V, F, T>(v, 3, later + 3, b, &second, x[1], &scales[1], sums);
+        let mut spread = [[v.no_scales(); T]; 2];
+        for k in 0..if F::GROUP == 32 { 1 } else { N } {
+            for t in 0..T {
+                v.put_scales(scales[k][t], &mut spread[k][t]);
+            }
         }
+        let sums = &mut sums.products[r];
+        part::<V, F, T>(v, 0, 0, a, &first, x[0], &spread[0], sums);
+        part::<V, F, T>(v, 1, 1, a, &first, x[0], &spread[0], sums);
+        part::<V, F, T>(v, 2, 2, a, &first, x[0], &spread[0], sums);
+        part::<V, F, T>(v, 3, 3, a, &first, x[0], &spread[0], sums);
+        if N == 2 {
+            let (later, of_second) = if F::GROUP == 32 { (4, 0) } else { (0, 1) }; // where the second unit's scales are
+            part::<V, F, T>(v, 0, later, b, &second, x[1], &spread[of_second], sums);
+            part::<V, F, T>(v, 1, later + 1, b, &second, x[1], &spread[of_second], sums);
+            part::<V, F, T>(v, 2, later + 2, b, &second, x[1], &spread[of_second], sums);
+            part::<V, F, T>(v, 3, later + 3, b, &second, x[1], &spread[of_second], sums);
+        }
+    }
+}
+
+/// Whether offsets are taken off with what is added to all weights of a group: one multiplication for all, where integer sums
+/// that begin with the offset take a load and a shift for every 64 weights, and an addition with AVX2. (Not those of 128: what cancels
+/// would be more than what remains, and the figures would lose a digit.)
+const fn offset_is_added<F: Codes>() -> bool {
+    F::OFFSET > 0 && F::OFFSET < 128 && !F::SIGNS
+}
+
+/// Whether something is added to all weights of a group.
+const fn adds<F: Codes>() -> bool {
+    F::PLUS || offset_is_added::<F>()
+}
+
+/// Scales, and what is added, with the offset.
+#[inline(always)]
+fn with_offset<V: Simd, F: Codes>(v: V, (scale, plus): (V::Floats, V::Floats)) -> (V::Floats, V::Floats) {
+    let offset = v.splat(-f32::from(F::OFFSET));
+    match (offset_is_added::<F>(), F::PLUS) {
+        (true, true) => (scale, v.fma(scale, offset, plus)),
+        (true, false) => (scale, v.mul(scale, offset)),
+        (false, _) => (scale, plus),
     }
 }
 
@@ -273,17 +303,27 @@ fn part<V: Simd, F: Codes, const T: usize>(
     unit: &[u8],
     ready: &Ready<V>,
     x: &[Unit; T],
-    scales: &[V::Floats; T],
+    scales: &[V::Scales; T],
     sums: &mut [[V::Floats; CHAINS]; T],
 ) {
+    if F::SIGNS {
+        let codes = F::magnitudes(v, unit, ready, part);
+        for t in 0..T {
+            let these = v.negate(ready.signs, part, v.load(&x[t].q, 64 * part));
+            let sum = v.to_floats(v.dot(false, v.start_group(false, 32, 0), codes, these));
+            let chain = &mut sums[t][part % (CHAINS / T)];
+            *chain = v.fma(sum, v.spread(F::GROUP, place, &scales[t]), *chain);
+        }
+        return;
+    }
     let eight = F::OFFSET == 128;
     let codes = if V::WHOLE_BYTES { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
-    let offset = times::<V, F>().map(|times| F::OFFSET * times);
+    let offset = if offset_is_added::<F>() { [0; 4] } else { times::<V, F>().map(|times| F::OFFSET * times) };
     for t in 0..T {
         let these = v.load(&x[t].q, 64 * part);
         let start = v.start(eight, offset, &x[t].minus_fours.as_chunks().0[part]);
         let sum = v.to_floats(v.dot(eight, start, codes, these));
         let chain = &mut sums[t][part % (CHAINS / T)];
-        *chain = v.fma(sum, v.spread(F::GROUP, place, scales[t]), *chain);
+        *chain = v.fma(sum, v.spread(F::GROUP, place, &scales[t]), *chain);
     }
 }

@@ -44,6 +44,7 @@ use tile::{Multiply, Unpack};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod books;
 mod codebook;
 mod few;
 mod few_bits;
@@ -117,6 +118,16 @@ trait Codes: 'static {
     /// Codes `64 * part ..` of a unit, in the order of the weights.
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes;
 
+    /// Whether codes are [`Codes::magnitudes`] with the signs in [`Ready`], plus the offset.
+    const SIGNS: bool = false;
+
+    /// Codes without offset and signs, for formats with [`Codes::SIGNS`]. Activations take the signs then, so that no offset has
+    /// to be made up for.
+    #[inline(always)]
+    fn magnitudes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+        Self::codes(v, unit, ready, part)
+    }
+
     /// What [`Codes::multiples`] multiplies the codes in each quarter of a register with: powers of two.
     const TIMES: [u8; 4] = [1; 4];
 
@@ -142,8 +153,8 @@ trait Codes: 'static {
 /// See [`Codes::ready`]. What a format does not use costs nothing.
 #[derive(Clone, Copy)]
 struct Ready<V: Simd> {
-    /// A bit for each code: signs.
-    masks: [u64; 4],
+    /// A bit for each code.
+    signs: V::Signs,
     /// What [`Simd::find`] and [`Simd::find_short`] gave.
     found: [V::Bytes; 2],
 }
@@ -151,7 +162,7 @@ struct Ready<V: Simd> {
 impl<V: Simd> Ready<V> {
     #[inline(always)]
     fn nothing(v: V) -> Self {
-        Ready { masks: [0; 4], found: [v.words([0; 8]); 2] }
+        Ready { signs: v.signs(&[0; 32], 0), found: [v.words([0; 8]); 2] }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The scalar twin: arrays and loops, on any machine. The oracle of the other instances.
 
-use super::simd::{Eights, Fours, Kernel, Simd, array};
+use super::books::{Books, Eights, Fours};
+use super::simd::{Kernel, Registers, Simd, array};
 use super::tile::{Tile, Work, many};
 use half::f16;
 
@@ -13,10 +14,15 @@ fn number(bytes: &[u8; 64], i: usize) -> usize {
     usize::from(u16::from_le_bytes(*array(bytes, 2 * i)))
 }
 
-impl Simd for Scalar {
+impl Registers for Scalar {
     type Bytes = [u8; 64];
     type Ints = [i32; 16];
     type Floats = [f32; 16];
+    type Scales = [f32; 16];
+    type Signs = [u64; 4];
+}
+
+impl Simd for Scalar {
     const WHOLE_BYTES: bool = true;
 
     fn enter<K: Kernel>(self, kernel: K) {
@@ -69,27 +75,6 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if i % 2 == 0 { bytes[at + i / 2] } else { 0 })
     }
 
-    fn narrow(self, b: [u8; 64]) -> [u64; 4] {
-        std::array::from_fn(|i| (0..8).map(|j| u64::from(b[16 * i + 2 * j]) << (8 * j)).sum())
-    }
-
-    fn find<const N: usize>(self, _: &Eights<N>, points: [u8; 64]) -> [u8; 64] {
-        points
-    }
-
-    fn points<const N: usize>(self, book: &Eights<N>, found: [u8; 64], part: usize) -> [u8; 64] {
-        std::array::from_fn(|i| book.points[number(&found, 8 * part + i / 8)].to_le_bytes()[i % 8])
-    }
-
-    fn find_short<const N: usize>(self, _: &Fours<N>, points: [u8; 64]) -> [u8; 64] {
-        points
-    }
-
-    fn short_points<const N: usize>(self, book: &Fours<N>, found: [u8; 64], signs: u64, half: usize) -> [u8; 64] {
-        let points = std::array::from_fn(|i| book.points[number(&found, 16 * half + i / 4)].to_le_bytes()[i % 4]);
-        self.add(self.negate_where(signs, points), 64)
-    }
-
     fn longs_left<const N: u32>(self, mut b: [u8; 64]) -> [u8; 64] {
         b.as_chunks_mut().0.iter_mut().for_each(|long| *long = (u64::from_le_bytes(*long) << N).to_le_bytes());
         b
@@ -126,10 +111,6 @@ impl Simd for Scalar {
 
     fn where_set(self, mask: u64, value: u8) -> [u8; 64] {
         std::array::from_fn(|i| if mask >> i & 1 == 1 { value } else { 0 })
-    }
-
-    fn negate_where(self, mask: u64, b: [u8; 64]) -> [u8; 64] {
-        std::array::from_fn(|i| if mask >> i & 1 == 1 { b[i].wrapping_neg() } else { b[i] })
     }
 
     fn shift(self, counts: [u32; 4], mut b: [u8; 64]) -> [u8; 64] {
@@ -299,7 +280,15 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
 
-    fn spread(self, group: usize, part: usize, x: [f32; 16]) -> [f32; 16] {
+    fn put_scales(self, x: [f32; 16], to: &mut [f32; 16]) {
+        *to = x;
+    }
+
+    fn no_scales(self) -> [f32; 16] {
+        [0.0; 16]
+    }
+
+    fn spread(self, group: usize, part: usize, x: &[f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| x[(64 * part + 4 * i) / group])
     }
 
@@ -316,4 +305,46 @@ impl Simd for Scalar {
     }
 
     fn prefetch(self, _: &[u8], _: usize) {}
+}
+
+impl Books for Scalar {
+    fn widen_half(self, b: [u8; 64]) -> [u8; 64] {
+        self.widen(&b, 0)
+    }
+
+    fn even_odd(self, b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| b[i / 4 % 8 * 8 + i / 32 * 4 + i % 4])
+    }
+
+    fn signs(self, bytes: &[u8], at: usize) -> [u64; 4] {
+        std::array::from_fn(|i| u64::from_le_bytes(*array(bytes, at + 8 * i)))
+    }
+
+    fn half_as_signs(self, b: [u8; 64], half: usize) -> [u64; 4] {
+        self.signs(&b, 32 * half)
+    }
+
+    fn low_bytes_as_signs(self, b: [u8; 64]) -> [u64; 4] {
+        std::array::from_fn(|i| (0..8).map(|j| u64::from(b[16 * i + 2 * j]) << (8 * j)).sum())
+    }
+
+    fn negate(self, signs: [u64; 4], part: usize, b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| if signs[part] >> i & 1 == 1 { b[i].wrapping_neg() } else { b[i] })
+    }
+
+    fn find<const N: usize>(self, _: &Eights<N>, points: [u8; 64]) -> [u8; 64] {
+        points
+    }
+
+    fn points<const N: usize>(self, book: &Eights<N>, found: [u8; 64], part: usize) -> [u8; 64] {
+        std::array::from_fn(|i| book.points[number(&found, 8 * part + i / 8)].to_le_bytes()[i % 8])
+    }
+
+    fn find_short<const N: usize>(self, _: &Fours<N>, points: [u8; 64]) -> [u8; 64] {
+        points
+    }
+
+    fn short_points<const N: usize>(self, book: &Fours<N>, found: [u8; 64], half: usize) -> [u8; 64] {
+        std::array::from_fn(|i| book.points[number(&found, 16 * half + i / 4)].to_le_bytes()[i % 4])
+    }
 }

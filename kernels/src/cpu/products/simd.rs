@@ -5,6 +5,7 @@
 //! them see the same numbers in the same lanes, so integer sums are equal everywhere, and floats differ only where one
 //! fuses multiplication and addition.
 
+use super::books::Books;
 use super::tile::{Tile, Work};
 
 /// A computation that is compiled once for each instruction set.
@@ -13,69 +14,22 @@ pub(super) trait Kernel {
     fn run<V: Simd>(self, v: V);
 }
 
-/// A codebook whose points are eight weights: as bytes, and as digits of two bits that stand for levels.
-pub(super) struct Eights<const N: usize> {
-    pub(super) points: [u64; N],
-    pub(super) digits: [u16; N],
-    pub(super) levels: [u8; 16],
-    /// 64 + level, and with a 1 behind the digit's bits 64 - level.
-    pub(super) signed: [u8; 16],
-}
-
-/// A codebook whose points are four weights: as bytes, and as digits of three bits.
-pub(super) struct Fours<const N: usize> {
-    pub(super) points: [u32; N],
-    pub(super) digits: [u16; N],
-    /// As in [`Eights`].
-    pub(super) signed: [u8; 16],
-}
-
-impl<const N: usize> Eights<N> {
-    pub(super) const fn new(digits: &[u16; N], four: [u8; 4]) -> Self {
-        let (mut points, mut levels, mut signed) = ([0; N], [0; 16], [0; 16]);
-        let mut i = 0;
-        while i < 8 * N {
-            points[i / 8] |= (four[(digits[i / 8] >> (2 * (i % 8)) & 3) as usize] as u64) << (8 * (i % 8));
-            i += 1;
-        }
-        i = 0;
-        while i < 4 {
-            levels[i] = four[i];
-            signed[i] = 64 + four[i];
-            signed[4 + i] = 64 - four[i];
-            i += 1;
-        }
-        Eights { points, digits: *digits, levels, signed }
-    }
-}
-
-impl<const N: usize> Fours<N> {
-    pub(super) const fn new(digits: &[u16; N], eight: [u8; 8]) -> Self {
-        let (mut points, mut signed) = ([0; N], [0; 16]);
-        let mut i = 0;
-        while i < 4 * N {
-            points[i / 4] |= (eight[(digits[i / 4] >> (3 * (i % 4)) & 7) as usize] as u32) << (8 * (i % 4));
-            i += 1;
-        }
-        i = 0;
-        while i < 8 {
-            signed[i] = 64 + eight[i];
-            signed[8 + i] = 64 - eight[i];
-            i += 1;
-        }
-        Fours { points, digits: *digits, signed }
-    }
-}
-
-/// One instruction set. A value proves that it may be used.
-pub(super) trait Simd: Copy {
+/// Registers of an instruction set.
+pub(super) trait Registers: Copy {
     /// 64 bytes.
     type Bytes: Copy;
     /// 16 integers.
     type Ints: Copy;
     /// 16 floats.
     type Floats: Copy;
+    /// Floats for [`Simd::spread`].
+    type Scales: Copy;
+    /// 256 bits: which weights of a unit are negative.
+    type Signs: Copy;
+}
 
+/// One instruction set. A value proves that it may be used.
+pub(super) trait Simd: Books {
     /// Runs a kernel with these instructions enabled.
     fn enter<K: Kernel>(self, kernel: K);
 
@@ -112,31 +66,8 @@ pub(super) trait Simd: Copy {
     fn quarters(self, bytes: &[u8], at: [usize; 4]) -> Self::Bytes;
     /// 32 bytes as 16-bit numbers.
     fn widen(self, bytes: &[u8], at: usize) -> Self::Bytes;
-    /// The low bytes of 32 16-bit numbers.
-    fn narrow(self, b: Self::Bytes) -> [u64; 4];
-    /// What [`Simd::points`] needs of 32 points, given as 16-bit numbers below `N`: the numbers, or the points' digits.
-    fn find<const N: usize>(self, book: &Eights<N>, points: Self::Bytes) -> Self::Bytes;
-    /// Eight weights each of the points `8 * part ..` that were found.
-    fn points<const N: usize>(self, book: &Eights<N>, found: Self::Bytes, part: usize) -> Self::Bytes;
-    /// The same with signs, plus 64.
-    #[inline(always)]
-    fn signed_points<const N: usize>(
-        self,
-        book: &Eights<N>,
-        found: Self::Bytes,
-        signs: u64,
-        part: usize,
-    ) -> Self::Bytes {
-        self.add(self.negate_where(signs, self.points(book, found, part)), 64)
-    }
-    /// As [`Simd::find`].
-    fn find_short<const N: usize>(self, book: &Fours<N>, points: Self::Bytes) -> Self::Bytes;
-    /// Four weights each of the points `16 * half ..` that were found, with signs, plus 64.
-    fn short_points<const N: usize>(self, book: &Fours<N>, found: Self::Bytes, signs: u64, half: usize) -> Self::Bytes;
     /// `value` where the mask has a one, 0 elsewhere.
     fn where_set(self, mask: u64, value: u8) -> Self::Bytes;
-    /// Two's complement where the mask has a one.
-    fn negate_where(self, mask: u64, b: Self::Bytes) -> Self::Bytes;
     /// 16 bytes each shifted right by a count of their own, as 32-bit numbers: only bits that a mask then keeps count.
     fn shift(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
     /// Shifted left as 32-bit numbers; the bits that are moved must stay within their bytes.
@@ -250,9 +181,13 @@ pub(super) trait Simd: Copy {
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`.
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// For [`Simd::spread`]. What is put must not be moved: see the instance for AVX2.
+    fn put_scales(self, x: Self::Floats, to: &mut Self::Scales);
+    /// What is put over.
+    fn no_scales(self) -> Self::Scales;
     /// The scales of groups (the lanes of `x`: those of 16 in one unit, or of 32 in two) for the integer sums of part `part`
     /// of the units: lane `i` is the scale of the group that codes `64 * part + 4 * i ..` belong to.
-    fn spread(self, group: usize, part: usize, x: Self::Floats) -> Self::Floats;
+    fn spread(self, group: usize, part: usize, x: &Self::Scales) -> Self::Floats;
     /// Sum of all lanes.
     fn sum(self, x: Self::Floats) -> f32;
 
