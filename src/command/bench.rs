@@ -3,13 +3,12 @@
 use super::Run;
 use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::card::Card;
-use crate::engine::{self, Engine, MemoryPlan, Rate, Tests};
+use crate::engine::{self, Cached, Engine, MemoryPlan, Rate, Tests};
 use crate::error::caller;
 use crate::model::{Model, ModelTensor};
 use crate::report::{self, Style, Table};
 use crate::ui::{self, Ui};
 use anyhow::Result;
-use qconv_formats::block::BlockFormat;
 use qconv_kernels::{Backend, cuda};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -26,9 +25,9 @@ Examples:
 A test pp512 evaluates a prompt of 512 random tokens in batches, tg128 generates 128 tokens one by one; both begin with
 an empty cache, \"@ d8192\" behind 8192 tokens (--depth), and \"x 4\" generates for 4 sequences side by side, counting the tokens
 of all (--parallel). GB/s counts the bytes of weights that one token needs (the tables of embeddings are not read whole), and
-the share is that of the machine's read bandwidth, measured in the same run. Beside it stands how fast the same products
-are with weights in the cache: where that is below the bandwidth, arithmetic is the bound and not memory. For prompts of
-models with block-quantized layers the share is that of the multiply-adds of 8-bit integers that the processor's dot
+the first share is that of the machine's read bandwidth, measured in the same run. \"Of arithmetic\" is the share of the speed that
+the same products have with weights in the cache: where that speed is below the bandwidth, arithmetic is the bound and not memory,
+and all of it cannot be reached where both are close. For prompts of models with block-quantized layers the share is that of the multiply-adds of 8-bit integers that the processor's dot
 product does when it does nothing else (VNNI with AVX-512).
 
 On a card (--backend cuda) times are those of its own clock, the bandwidth is that of a copy within its memory (bytes read and
@@ -115,10 +114,8 @@ pub struct Record {
     pub tests: Vec<Test>,
     /// Read bandwidth of the machine in GB/s, measured in this run; `None` where the backend cannot tell.
     pub read_bandwidth: Option<f64>,
-    /// GB/s at which products of one token read weights in the cache.
-    pub cached_rate: Option<f64>,
-    /// The format that was measured with.
-    pub cached_format: Option<&'static str>,
+    /// The same products with weights in the cache: what arithmetic allows.
+    pub cached: Option<Cached>,
     /// Billions of multiply-adds of 8-bit integers per second, measured in this run.
     pub integer_peak: Option<f64>,
     /// Seconds from opening the file to a model that is ready.
@@ -151,6 +148,8 @@ pub struct Test {
     pub gigabytes_per_second: Option<f64>,
     /// Share of the read bandwidth (generation only).
     pub bandwidth_share: Option<f64>,
+    /// Share of [`Cached::rate`] (generation of one sequence only).
+    pub arithmetic_share: Option<f64>,
     /// Share of [`Record::integer_peak`] (prompts of models with block-quantized layers only).
     pub peak_share: Option<f64>,
     /// The time of every kernel, longest first (`--kernels`).
@@ -196,10 +195,7 @@ impl Run for Bench {
         if self.style.table() == Style::Plain {
             for r in &records {
                 let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
-                let cached = match (r.cached_format, r.cached_rate) {
-                    (Some(format), Some(rate)) => format!(", {format} in the cache {rate:.1} GB/s"),
-                    _ => String::new(),
-                };
+                let cached = r.cached.as_ref().map_or(String::new(), in_the_cache);
                 let peak = r.integer_peak.map_or(String::new(), |p| format!(", dot products {p:.0} G multiply-adds/s"));
                 ui.note(format!(
                     "{}: loaded in {}, peak memory {}, read bandwidth {bandwidth}{cached}{peak}, {}",
@@ -217,9 +213,15 @@ impl Run for Bench {
     }
 }
 
+/// `, with weights in the cache 71.0 GB/s (Q4_K 69.8, Q6_K 80.1)`
+fn in_the_cache(cached: &Cached) -> String {
+    let each: Vec<_> = cached.formats.iter().map(|f| format!("{} {:.1}", f.format, f.rate)).collect();
+    format!(", with weights in the cache {:.1} GB/s ({})", cached.rate, each.join(", "))
+}
+
 fn table(records: &[Record]) -> Table {
     let mut table =
-        Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth", "of peak"]);
+        Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth", "of arithmetic", "of peak"]);
     for r in records {
         for t in &r.tests {
             table.row([
@@ -231,6 +233,7 @@ fn table(records: &[Record]) -> Table {
                 format!("{:.1} ± {:.1}", t.tokens_per_second, t.deviation),
                 t.gigabytes_per_second.map_or(String::new(), |x| format!("{x:.1}")),
                 t.bandwidth_share.map_or(String::new(), |x| format!("{:.0}%", x * 100.0)),
+                t.arithmetic_share.map_or(String::new(), |x| format!("{:.0}%", x * 100.0)),
                 t.peak_share.map_or(String::new(), |x| format!("{:.0}%", x * 100.0)),
             ]);
         }
@@ -306,9 +309,8 @@ impl Task for Measure<'_> {
         let read_bandwidth = backend.read_bandwidth();
         // Bounds of the processor; a card's products would have to be waited for.
         let integer_peak = backend.integer_peak();
-        let cached = if integer_peak.is_some() { engine::cached_rate(backend, &model)? } else { None };
-        let quantized = cached.is_some_and(|(name, _)| BlockFormat::by_name(name).is_some_and(|f| f.is_quantized()));
-        let integer_peak = integer_peak.filter(|_| quantized);
+        let cached = if integer_peak.is_some() { engine::cached(backend, &model, loaded.plan())? } else { None };
+        let integer_peak = integer_peak.filter(|_| mostly_quantized(&model));
         let products = products_per_token(&model, loaded.plan());
         let test = |tests: &Tests, kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
             let kernels = if self.bench.kernels { kernels(&loaded, tests)? } else { Vec::new() };
@@ -324,6 +326,7 @@ impl Task for Measure<'_> {
                 samples: rate.samples.clone(),
                 gigabytes_per_second: gigabytes,
                 bandwidth_share: gigabytes.zip(read_bandwidth).map(|(g, b)| g / b),
+                arithmetic_share: gigabytes.filter(|_| tests.sequences == 1).zip(cached.as_ref()).map(|(g, c)| g / c.rate),
                 peak_share: integer_peak.filter(|_| bytes.is_none()).map(|p| products * rate.mean() / p / 1e9),
                 kernels,
             })
@@ -341,8 +344,7 @@ impl Task for Measure<'_> {
             backend: backend.name(),
             tests: measured.collect::<Result<_>>()?,
             read_bandwidth,
-            cached_rate: cached.map(|(_, rate)| rate),
-            cached_format: cached.map(|(format, _)| format),
+            cached,
             integer_peak,
             load_seconds,
             peak_memory,
@@ -358,6 +360,15 @@ fn kernels<B: Backend>(engine: &Engine<'_, B>, tests: &Tests) -> Result<Vec<Kern
     engine::speed(engine, &Tests { repetitions: 1, ..*tests })?;
     let times = engine.backend().kernel_times()?;
     Ok(times.into_iter().map(|t| Kernel { kernel: t.kernel, launches: t.launches, seconds: t.seconds }).collect())
+}
+
+/// Whether most bytes of the layers are in block-quantized formats.
+fn mostly_quantized(model: &Model) -> bool {
+    let bytes = |quantized: bool| -> u64 {
+        let these = model.layer_matrices().filter(|t| t.format.is_quantized() == quantized);
+        these.map(|t| t.stored_bytes()).sum()
+    };
+    bytes(true) > bytes(false)
 }
 
 /// Bytes of weights that one generated token reads.

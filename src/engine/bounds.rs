@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// Weights that stay in a cache.
 const BYTES: usize = 4 << 20;
 
-/// How long is measured.
-const TIME: Duration = Duration::from_millis(60);
+/// How long is measured, all formats together.
+const TIME: Duration = Duration::from_millis(120);
 
 /// Part of a tensor that one generated token reads: all, but for tables of which it takes one row (embeddings that are not the
 /// output too, learned positions), and of experts those that it visits.
@@ -23,15 +23,53 @@ pub fn share_read(model: &Model, plan: &Plan, tensor: &ModelTensor) -> f64 {
     }
 }
 
-/// GB/s at which the products of one token read weights that lie in a cache: of the format that most bytes of the layers
-/// are in, so many rows of its largest matrix as 4 MiB hold. Below the bandwidth of memory, arithmetic is what bounds
-/// generation. `None` for a model without matrices in its layers.
-pub fn cached_rate<B: Backend>(backend: &B, model: &Model) -> anyhow::Result<Option<(&'static str, f64)>> {
-    let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    model.layer_matrices().for_each(|t| *bytes.entry(t.format.name).or_default() += t.stored_bytes());
-    let Some((format, _)) = bytes.into_iter().max_by_key(|(_, bytes)| *bytes) else { return Ok(None) };
-    let of_format = model.layer_matrices().filter(|t| t.format.name == format);
-    let Some(tensor) = of_format.max_by_key(|t| t.stored_bytes()) else { return Ok(None) };
+/// How fast the products of one token are when no weight has to come from memory. Below the bandwidth of memory, arithmetic is
+/// what bounds generation.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Cached {
+    /// GB/s over all weights that a token reads, as the formats share them.
+    pub rate: f64,
+    /// Each format, the one with most bytes first.
+    pub formats: Vec<CachedFormat>,
+}
+
+/// One format's part of [`Cached`].
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct CachedFormat {
+    /// Its name.
+    pub format: &'static str,
+    /// Bytes that a token reads in this format.
+    pub bytes: f64,
+    /// GB/s.
+    pub rate: f64,
+}
+
+/// Measures [`Cached`], in about an eighth of a second: of each format so many rows of its largest matrix as 4 MiB hold. `None` for a model
+/// without matrices.
+pub fn cached<B: Backend>(backend: &B, model: &Model, plan: &Plan) -> anyhow::Result<Option<Cached>> {
+    let mut formats: BTreeMap<&'static str, (f64, &ModelTensor)> = BTreeMap::new();
+    for tensor in model.tensors().iter().filter(|t| t.shape.dims().len() >= 2) {
+        let bytes = share_read(model, plan, tensor) * tensor.stored_bytes() as f64;
+        if bytes > 0.0 {
+            let (sum, largest) = formats.entry(tensor.format.name).or_insert((0.0, tensor));
+            *sum += bytes;
+            if tensor.stored_bytes() > largest.stored_bytes() {
+                *largest = tensor;
+            }
+        }
+    }
+    let time = TIME / formats.len().max(1) as u32;
+    let measure = |(format, (bytes, tensor))| -> anyhow::Result<CachedFormat> {
+        Ok(CachedFormat { format, bytes, rate: rate(backend, model, tensor, time)? })
+    };
+    let mut formats = formats.into_iter().map(measure).collect::<anyhow::Result<Vec<_>>>()?;
+    formats.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
+    let (bytes, seconds) = formats.iter().fold((0.0, 0.0), |(b, s), f| (b + f.bytes, s + f.bytes / f.rate));
+    Ok((bytes > 0.0).then_some(Cached { rate: bytes / seconds, formats }))
+}
+
+/// GB/s of one token's product with some rows of a matrix, again and again: the median.
+fn rate<B: Backend>(backend: &B, model: &Model, tensor: &ModelTensor, time: Duration) -> anyhow::Result<f64> {
     let packed = model.packed(tensor)?;
     let rows = (BYTES / packed.row_bytes().max(1)).clamp(1, packed.shape().rows());
     let (part, cols) = (packed.rows(0..rows), packed.shape().cols());
@@ -47,9 +85,9 @@ pub fn cached_rate<B: Backend>(backend: &B, model: &Model) -> anyhow::Result<Opt
     };
     let mut times = vec![once()?];
     let begin = Instant::now();
-    while begin.elapsed() < TIME {
+    while begin.elapsed() < time {
         times.push(once()?);
     }
     times.sort_unstable_by(f64::total_cmp);
-    Ok(Some((tensor.format.name, size as f64 / times[times.len() / 2] / 1e9)))
+    Ok(size as f64 / times[times.len() / 2] / 1e9)
 }

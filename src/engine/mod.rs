@@ -20,7 +20,7 @@ mod speed;
 mod weights;
 
 pub use blockwise::{Blockwise, Half};
-pub use bounds::{cached_rate, share_read};
+pub use bounds::{Cached, cached, share_read};
 pub use load::Replaced;
 pub use memory::MemoryPlan;
 pub use observe::{Inputs, Observer};
