@@ -59,7 +59,7 @@ unsafe fn sixty_four(table: *const u16, at: __m512i) -> __m512i {
 }
 
 /// Four masks by a store and loads. (What the compiler makes of it otherwise are two instructions for each number and one
-/// for each quarter, all for the ports that lookups need: a fifth of IQ2_XXS's time.)
+/// for each quarter, all for the ports that lookups need.)
 #[inline(always)]
 fn through_memory(x: __m256i) -> [u64; 4] {
     let mut to = [0u64; 4];
