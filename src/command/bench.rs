@@ -27,8 +27,8 @@ an empty cache, \"@ d8192\" behind 8192 tokens (--depth), and \"x 4\" generates 
 of all (--parallel). GB/s counts the bytes of weights that one token needs (the tables of embeddings are not read whole), and
 the first share is that of the machine's read bandwidth, measured in the same run. \"Of arithmetic\" is the share of the speed that
 the same products have with weights in the cache: where that speed is below the bandwidth, arithmetic is the bound and not memory,
-and all of it cannot be reached where both are close. For prompts of models with block-quantized layers the share is that of the multiply-adds of 8-bit integers that the processor's dot
-product does when it does nothing else (VNNI with AVX-512).
+and all of it cannot be reached where both are close. For prompts of models with block-quantized layers the share is that
+of the multiply-adds of 8-bit integers that the processor's dot product does when it does nothing else (VNNI with AVX-512).
 
 On a card (--backend cuda) times are those of its own clock, the bandwidth is that of a copy within its memory (bytes read and
 written), and --kernels tells the time of each kernel.")]
