@@ -110,18 +110,18 @@ fn quarot_does_not_see_the_outliers_of_norms() {
 }
 
 /// Without data nothing can tell that a column matters: hqq does what it promises, a smaller sum of its own norm over all weights,
-/// and no harm.
+/// and, with importance or without, no harm.
 #[test]
 fn hqq_keeps_its_promise_and_no_more() {
     let case = Case::new();
     let model = Model::open(&case.planted, &mut Vec::new()).unwrap();
-    for kind in ["q4_0", "q4_1", "q3_k_s"] {
+    for (kind, with_text) in [("q4_0", false), ("q4_1", false), ("q3_k_s", false), ("q3_k_s", true)] {
         let [rounded, fitted] = ["rtn", "hqq"].map(|method| {
-            let file = case.convert(&case.planted, kind, method, false);
+            let file = case.convert(&case.planted, kind, method, with_text);
             (norm(&model, &Gguf::open(&file).unwrap()), case.divergence(&file, "exact"))
         });
-        assert!(fitted.0 < rounded.0, "{kind}: {} after {}", fitted.0, rounded.0);
-        assert!(fitted.1 < 1.1 * rounded.1, "{kind}: divergence {} after {}", fitted.1, rounded.1);
+        assert!(with_text || fitted.0 < rounded.0, "{kind}: {} after {}", fitted.0, rounded.0);
+        assert!(fitted.1 < 1.02 * rounded.1, "{kind}: divergence {} after {}", fitted.1, rounded.1);
     }
 }
 
