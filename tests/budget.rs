@@ -83,6 +83,16 @@ fn other_budgets_are_met() {
         plan["bytes"].as_u64().unwrap()
     });
     assert!(sizes[0] < sizes[1], "a smaller divergence takes more bytes: {sizes:?}");
+    // Nothing that is quantized is as near as that: a file of floats would be no answer.
+    let all = [
+        &["convert", arg(&model), "--dry-run", "-q", "--target-kld", "1e-12", "--candidates", "q8_0,bf16"],
+        &calibration[..],
+    ];
+    fails(
+        &[&all.concat()[..], &measure[..]].concat(),
+        2,
+        &["--target-kld 0.000000000001", "quantizes nothing", "--type"],
+    );
 }
 
 /// Speeds are measured, so that little is certain but the order.

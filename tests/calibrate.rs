@@ -104,7 +104,7 @@ fn calibration_without_a_result_leaves_nothing() {
     let short = dir.path().join("short.txt");
     std::fs::write(&short, "Once upon a time").unwrap();
     let short = arg(&short);
-    fails(&["calibrate", model, "--file", short, "-o", out], 2, &["too few", "512", "--ctx"]);
+    fails(&["calibrate", model, "--file", short, "-o", out], 2, &["short.txt", "too few", "512", " --ctx"]);
     fails(&["calibrate", model, "--file", "no/such.txt", "-o", out], 2, &["no/such.txt"]);
     fails(&["calibrate", model, "--file", short, "--ctx", "0", "-o", out], 2, &["--ctx"]);
     fails(&["calibrate", model, "--file", short, "--ctx", "4", "-o", short, "--force"], 2, &["short.txt"]);
@@ -112,12 +112,19 @@ fn calibration_without_a_result_leaves_nothing() {
     let mut c = TestCheckpoint::llama(&dir.path().join("m"));
     c.tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap().1[7] = f32::NAN;
     c.write();
-    fails(
-        &["calibrate", arg(&c.folder), "--file", short, "--ctx", "4", "-o", out],
-        1,
-        &["blk.0.ffn_down.weight", "NaN"],
-    );
-    assert_eq!(common::listing(dir.path()), ["m", "short.txt"]);
+    // The weight that is to blame is named, not the matrix behind it whose inputs it spoiled.
+    let damaged = ["blk.0.ffn_up.weight, row 0, column 7", "NaN", "damaged"];
+    fails(&["calibrate", arg(&c.folder), "--file", short, "--ctx", "4", "-o", out], 1, &damaged);
+    for method in ["awq", "gptq", "rtn"] {
+        let args =
+            ["convert", arg(&c.folder), "-t", "q8_0", "--calibration", short, "--calibration-ctx", "4", "-o", out];
+        fails(&[&args[..], &["--method", method]].concat(), 1, &damaged);
+    }
+    // Nothing but parts of characters: the vocabulary does not have the language.
+    let foreign = dir.path().join("foreign.txt");
+    std::fs::write(&foreign, "今天天气很好。".repeat(100)).unwrap();
+    fails(&["calibrate", model, "--file", arg(&foreign), "-o", out], 2, &["foreign.txt", "100%", "language"]);
+    assert_eq!(common::listing(dir.path()), ["foreign.txt", "m", "short.txt"]);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn what_cannot_be_done_is_said_before_anything_is_written() {
     for method in second_order() {
         for (kind, args, words) in [
             ("q4_0", &[][..], &["--calibration", method][..]),
-            ("q4_0", &["--calibration", arg(&short)][..], &["too few", "longer text"]),
+            ("q4_0", &["--calibration", arg(&short)][..], &["short.txt", "too few", "--calibration-ctx"]),
             ("q4_0", &["--calibration", arg(&calibration), "--prune-layers", "1"], &["--prune-layers", method]),
             ("q4_0", &["--imatrix", arg(&calibration)], &["--calibration", method]),
         ] {

@@ -157,7 +157,7 @@ fn importance_is_that_of_chunks_one_by_one() {
     let matrix = |run: &dyn Fn(&mut Collector)| {
         let mut collector = Collector::new(engine.plan(), true);
         run(&mut collector);
-        collector.finish("text", ctx, model.path()).unwrap()
+        collector.finish("text", ctx, &model).unwrap()
     };
     let calibration = Calibration {
         file: "text".into(),

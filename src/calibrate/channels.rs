@@ -1,6 +1,6 @@
 //! What goes into some matrices, channel by channel: for methods that scale channels.
 
-use super::{Calibration, Hessian};
+use super::{Calibration, Hessian, not_finite};
 use crate::engine::{Inputs, Observer};
 use crate::error::malformed;
 use crate::model::Model;
@@ -88,10 +88,7 @@ pub fn channel_sums(
     calibration.observe(model, &mut watching, false, ui)?;
     let finished = watching.sums.into_iter().map(|(name, sums)| match sums {
         Some(sums) if sums.is_finite() => Ok((name, sums)),
-        Some(_) => {
-            let what = "are not finite; `qconv verify` may tell why";
-            Err(malformed(model.path(), format!("inputs of {name}"), what))
-        }
+        Some(_) => Err(not_finite(model, &name)),
         None => Err(malformed(model.path(), format!("inputs of {name}"), "never came: nothing was multiplied with it")),
     });
     finished.collect()

@@ -1,11 +1,12 @@
 //! The sums of squares that make an importance matrix.
 
+use super::not_finite;
 use crate::arch::Plan;
 use crate::engine::{Inputs, Observer};
 use crate::error::malformed;
+use crate::model::Model;
 use qconv_formats::imatrix::{Entry, Imatrix};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Sums up the squares of the inputs of every linear in the blocks, expert by expert, and on demand of the output matrix:
 /// llama-imatrix's definition, summed in f64 in the order of the tokens, so that it does not matter how many are computed
@@ -35,15 +36,15 @@ impl Collector {
     }
 
     /// The matrix. `dataset` is what the text is called, `ctx` the tokens of a chunk. Errors: a sum that is no number, for
-    /// which the model is to blame; `file` is what to name.
-    pub fn finish(self, dataset: &str, ctx: usize, file: &Path) -> anyhow::Result<Imatrix> {
+    /// which `model` is to blame.
+    pub fn finish(self, dataset: &str, ctx: usize, model: &Model) -> anyhow::Result<Imatrix> {
         let chunk_size = u32::try_from(ctx).unwrap_or(u32::MAX);
         let mut matrix = Imatrix { datasets: vec![dataset.to_owned()], chunk_size, ..Imatrix::default() };
         for (name, s) in self.entries {
             let sums = s.sums.iter().map(|x| *x as f32).collect();
-            let entry = Entry::new(sums, s.counts).map_err(|what| {
-                let hint = "the model's activations are not finite; `qconv verify` may tell why";
-                malformed(file, format!("inputs of {name}"), format!("{what}: {hint}"))
+            let entry = Entry::new(sums, s.counts).map_err(|what| match s.sums.iter().all(|x| x.is_finite()) {
+                true => malformed(model.path(), format!("inputs of {name}"), what),
+                false => not_finite(model, &name),
             })?;
             matrix.entries.insert(name, entry);
         }

@@ -5,6 +5,7 @@
 
 mod channels;
 mod collect;
+mod damage;
 mod hessian;
 mod states;
 mod statistics;
@@ -12,6 +13,7 @@ mod text;
 
 pub use channels::{ChannelSums, channel_sums};
 pub use collect::Collector;
+pub use damage::not_finite;
 pub use hessian::Hessian;
 pub use states::States;
 pub use statistics::{TensorStatistics, statistics};
@@ -47,20 +49,22 @@ pub struct Options {
     pub skip: usize,
     /// At most so many chunks.
     pub chunks: Option<usize>,
+    /// What the caller's flags for these begin with, for errors: `--`, `--calibration-`.
+    pub flags: &'static str,
 }
 
 impl Options {
     /// The chunks of a text of `count` tokens. Errors, the caller's: a text too short, nothing to do.
     pub fn chunks(&self, count: usize) -> anyhow::Result<Vec<Range<usize>>> {
-        let Options { ctx, skip, chunks } = *self;
+        let Options { ctx, skip, chunks, flags } = *self;
         if ctx == 0 || chunks == Some(0) {
-            return Err(caller("--ctx and --chunks must be 1 or more: nothing would be seen"));
+            return Err(caller(format!("{flags}ctx and {flags}chunks must be 1 or more: nothing would be seen")));
         }
         let there = count / ctx;
         if there <= skip {
             let need = if skip > 0 { format!(" behind the first {skip}") } else { String::new() };
             return Err(caller(format!(
-                "the text has {count} tokens, too few for a chunk of {ctx}{need}; use a longer text or a smaller --ctx"
+                "the text has {count} tokens, too few for a chunk of {ctx}{need}; use a longer text or a smaller {flags}ctx"
             )));
         }
         let end = chunks.map_or(there, |n| there.min(skip.saturating_add(n)));
@@ -104,7 +108,7 @@ mod tests {
 
     #[test]
     fn chunks_are_whole() {
-        let plain = Options { ctx: 8, skip: 0, chunks: None };
+        let plain = Options { ctx: 8, skip: 0, chunks: None, flags: "--some-" };
         assert_eq!(plain.chunks(23).unwrap(), [0..8, 8..16]);
         assert_eq!(Options { skip: 1, ..plain }.chunks(23).unwrap(), std::slice::from_ref(&(8..16)));
         assert_eq!(Options { chunks: Some(1), ..plain }.chunks(24).unwrap(), std::slice::from_ref(&(0..8)));
@@ -112,8 +116,8 @@ mod tests {
         for (options, count, word) in [
             (plain, 7, "7 tokens"),
             (Options { skip: 2, ..plain }, 23, "behind the first 2"),
-            (Options { ctx: 0, ..plain }, 23, "--ctx"),
-            (Options { chunks: Some(0), ..plain }, 23, "--chunks"),
+            (Options { ctx: 0, ..plain }, 23, "--some-ctx and"),
+            (Options { chunks: Some(0), ..plain }, 23, "--some-chunks"),
         ] {
             let e = options.chunks(count).unwrap_err();
             assert!(e.to_string().contains(word), "{e}");

@@ -3,6 +3,7 @@
 use super::{Collector, Options, run};
 use crate::backend::{self, BackendArgs, Sizes, Task};
 use crate::engine::{Engine, Observer};
+use crate::error::caller;
 use crate::eval;
 use crate::model::Model;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -45,6 +46,8 @@ pub struct Request<'a> {
     pub from: Activations,
     /// Where to compute.
     pub computing: BackendArgs,
+    /// What the caller's flags for `ctx` and `chunks` begin with, for errors: `--`, `--calibration-`.
+    pub flags: &'static str,
 }
 
 /// A text in chunks of tokens.
@@ -77,8 +80,9 @@ pub struct Collected {
 }
 
 impl Calibration {
-    /// Cuts a text for a model. Warns of chunks that are longer than what the model was trained on. Errors, the caller's: a
-    /// text too short; the model's: no tokenizer.
+    /// Cuts a text for a model. Warns of chunks that are longer than what the model was trained on, and of a language that the
+    /// vocabulary hardly has. Errors, the caller's: a text too short, or in a language of which the vocabulary has nothing; the
+    /// model's: no tokenizer.
     pub fn read(model: &Model, request: &Request<'_>, ui: &Ui) -> Result<Self> {
         let trained = model.plan()?.context;
         let ctx = request.ctx.unwrap_or(CTX.min(trained));
@@ -94,9 +98,11 @@ impl Calibration {
         } else {
             eval::tokens(&tokenizer, &text)
         };
-        let options = Options { ctx, skip: request.skip, chunks: request.chunks };
+        let in_file = |e: anyhow::Error| e.context(request.file.display().to_string());
+        language(&tokenizer, &tokens, ui).map_err(in_file)?;
+        let options = Options { ctx, skip: request.skip, chunks: request.chunks, flags: request.flags };
         let bos = eval::bos(&tokenizer);
-        let chunks = options.chunks(tokens.len())?.into_iter().map(|range| {
+        let chunks = options.chunks(tokens.len()).map_err(in_file)?.into_iter().map(|range| {
             let mut chunk = tokens[range].to_vec();
             chunk[0] = bos.unwrap_or(chunk[0]);
             chunk
@@ -112,6 +118,26 @@ impl Calibration {
         let job = Job { calibration: self, model, observer, output, ui };
         backend::with(self.computing, &Sizes::of(model), ui, job)
     }
+}
+
+/// Shares of tokens that are parts of characters, beyond which a text is doubted and refused: a model that reads a language letter
+/// by letter may have been trained so, but not byte by byte.
+const FRAGMENTS: (f64, f64) = (0.5, 0.9);
+
+/// Warns of a text that the vocabulary has few tokens for. An error, the caller's: it has none.
+fn language(tokenizer: &Tokenizer, tokens: &[u32], ui: &Ui) -> Result<()> {
+    let parts = tokens.iter().filter(|id| tokenizer.is_fragment(**id)).count();
+    let share = parts as f64 / tokens.len().max(1) as f64;
+    let what = format!("{:.0}% of the text's tokens are parts of characters", share * 100.0);
+    if share > FRAGMENTS.1 {
+        return Err(caller(format!(
+            "{what}: the model's vocabulary has no words of this language; take a text like those that the model is for"
+        )));
+    }
+    if share > FRAGMENTS.0 {
+        ui.warn(format!("{what}: the model's vocabulary has few words of this language"));
+    }
+    Ok(())
 }
 
 struct Job<'a> {
@@ -149,7 +175,7 @@ pub fn collect(model: &Model, calibration: &Calibration, output: bool, ui: &Ui) 
     }
     let mut collector = Collector::new(&model.plan()?, wanted);
     let backend = calibration.observe(model, &mut collector, wanted, ui)?;
-    let matrix = collector.finish(&calibration.file.display().to_string(), calibration.ctx, model.path())?;
+    let matrix = collector.finish(&calibration.file.display().to_string(), calibration.ctx, model)?;
     let (chunks, ctx) = (calibration.chunks.len(), calibration.ctx);
     Ok(Collected { matrix, chunks, ctx, backend, seconds: started.elapsed().as_secs_f64() })
 }

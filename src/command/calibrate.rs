@@ -82,6 +82,7 @@ impl Run for Calibrate {
             parse_special: self.parse_special,
             from: Activations::Original,
             computing: self.backend,
+            flags: "--",
         };
         let Collected { matrix, chunks, ctx, backend, seconds } = {
             let text = Calibration::read(&model, &request, ui)?;

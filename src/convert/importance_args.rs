@@ -75,7 +75,8 @@ impl ImportanceArgs {
         let Some(file) = &self.calibration else { return Ok(None) };
         let (ctx, chunks) = (self.calibration_ctx, self.calibration_chunks);
         let from = self.calibration_from.unwrap_or_default();
-        let request = Request { file, ctx, chunks, skip: 0, parse_special: false, from, computing };
+        let request =
+            Request { file, ctx, chunks, skip: 0, parse_special: false, from, computing, flags: "--calibration-" };
         Calibration::read(model, &request, ui).map(Some)
     }
 

@@ -13,7 +13,7 @@ mod watch;
 use super::stream::{self, Notes};
 use super::{Layout, Planned, Request};
 use crate::backend::{self, Sizes, Task};
-use crate::calibrate::{Activations, Calibration, Hessian};
+use crate::calibrate::{self, Activations, Calibration, Hessian};
 use crate::engine::{Half, Replaced};
 use crate::error::caller;
 use crate::method::{Matrix, QuantizeMatrix};
@@ -170,7 +170,7 @@ impl Job<'_> {
         if self.is_done(tensor) {
             self.files[file].read_at(range.start, &mut packed)?;
         } else {
-            self.quantize(planned, hessians, &mut packed, odd).with_context(|| format!("tensor {}", planned.name))?;
+            self.quantize(planned, hessians, &mut packed, odd)?;
             self.files[file].write_at(range.start, &packed)?;
             if let Some(Notes { hashes, journal, .. }) = self.notes
                 && let Ok(Some(digest)) = hashes.add(tensor, planned.bytes(), 0, &packed, || false)
@@ -196,6 +196,9 @@ impl Job<'_> {
             stream::check_finite(self.request, tensor, e * rows, &weights)?;
             match hessians.get(e).filter(|h| h.inputs() > 0) {
                 Some(hessian) => {
+                    if !hessian.is_finite() {
+                        return Err(calibrate::not_finite(self.request.model, &planned.name));
+                    }
                     let dead = hessian.diagonal().iter().filter(|x| **x == 0.0).count();
                     if dead > 0 {
                         *odd.dead.entry(planned.name.clone()).or_default() += dead;
@@ -205,8 +208,8 @@ impl Job<'_> {
                     }
                     let corrected = hessian.corrected(&weights);
                     let weights = corrected.as_deref().unwrap_or(&weights);
-                    let matrix = Matrix { name: &planned.name, format: planned.format, cols, weights, hessian };
-                    (self.quantize)(&matrix, out)?;
+                    let matrix = Matrix { format: planned.format, cols, weights, hessian };
+                    (self.quantize)(&matrix, out).with_context(|| format!("tensor {}", planned.name))?;
                 }
                 None => {
                     if !hessians.is_empty() || matrices > 1 {

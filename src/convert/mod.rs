@@ -157,7 +157,10 @@ pub fn convert(request: &Request, ui: &Ui) -> Result<Summary> {
     for planned in &plan.tensors {
         request.methods.suits(planned.format).map_err(|why| {
             let format = planned.format.name;
-            crate::error::caller(format!("--method: tensor {} becomes {format}, but {why}", planned.name))
+            crate::error::caller(format!(
+                "--method: tensor {} becomes {format}, which does not go with {why}",
+                planned.name
+            ))
         })?;
     }
     let metadata = output_metadata(model, plan, request.edits, ui)?;

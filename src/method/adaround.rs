@@ -49,7 +49,7 @@ fn matrix(m: &Matrix<'_>, out: &mut [u8]) -> Result<()> {
     let row_bytes = out.len() / (m.weights.len() / m.cols);
     let Some(scalar) = m.format.scalar else { unreachable!("`suits` refuses codebooks") };
     let importance = m.hessian.diagonal();
-    let problem = m.hessian.quadratic().map_err(|why| anyhow!("tensor {}: {why}", m.name))?;
+    let problem = m.hessian.quadratic().map_err(|why| anyhow!("{why}"))?;
     m.weights.par_chunks(ROWS * m.cols).zip(out.par_chunks_mut(ROWS * row_bytes)).for_each(|(weights, out)| {
         let mut rows = Rows::fit(problem, m.format, scalar, weights, &importance);
         rows.evaluate();

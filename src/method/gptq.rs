@@ -33,7 +33,7 @@ const DESCENTS: usize = 2;
 fn matrix(m: &Matrix<'_>, out: &mut [u8]) -> Result<()> {
     let row_bytes = out.len() / (m.weights.len() / m.cols);
     let importance = m.hessian.diagonal();
-    let problem = m.hessian.quadratic().map_err(|why| anyhow!("tensor {}: {why}", m.name))?;
+    let problem = m.hessian.quadratic().map_err(|why| anyhow!("{why}"))?;
     let Some(scalar) = m.format.scalar else { return blocks(m, problem, &importance, out) };
     m.weights.par_chunks(ROWS * m.cols).zip(out.par_chunks_mut(ROWS * row_bytes)).for_each(|(weights, out)| {
         let mut rows = Rows::fit(problem, m.format, scalar, weights, &importance);
@@ -59,10 +59,10 @@ fn matrix(m: &Matrix<'_>, out: &mut [u8]) -> Result<()> {
 
 /// Formats without codes for single weights.
 fn blocks(m: &Matrix<'_>, problem: &Quadratic, importance: &[f32], out: &mut [u8]) -> Result<()> {
-    let Some(dequantize) = m.format.dequantize else { return Err(anyhow!("tensor {}: has no weights", m.name)) };
+    let Some(dequantize) = m.format.dequantize else { return Err(anyhow!("{} holds no weights", m.format.name)) };
     let (block, bytes) = (m.format.block_weights, m.format.block_bytes);
     let row_bytes = m.cols / block * bytes;
-    let problem = problem.in_blocks(block).map_err(|why| anyhow!("tensor {}: {why}", m.name))?;
+    let problem = problem.in_blocks(block).map_err(|why| anyhow!(why))?;
     m.weights.par_chunks(m.cols).zip(out.par_chunks_mut(row_bytes)).for_each(|(weights, out)| {
         let loss = |packed: &[u8]| {
             let mut errors = vec![0f32; m.cols];

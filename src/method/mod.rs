@@ -121,14 +121,13 @@ pub struct Tools<'a> {
 pub type QuantizeRows =
     fn(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
 
-/// Quantizes a whole matrix into `out`, its packed rows. May use all threads; the bytes do not depend on their number.
+/// Quantizes a whole matrix into `out`, its packed rows. May use all threads; the bytes do not depend on their number. Errors need
+/// not name the tensor.
 pub type QuantizeMatrix = fn(matrix: &Matrix<'_>, out: &mut [u8]) -> anyhow::Result<()>;
 
 /// A matrix and what is known about it.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
-    /// Its name in GGUF, for errors.
-    pub name: &'a str,
     /// What it becomes.
     pub format: &'static BlockFormat,
     /// Length of a row.

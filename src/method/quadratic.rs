@@ -33,12 +33,12 @@ impl Quadratic {
             return Err("no input of it was seen".into());
         }
         if !hessian.is_finite() {
-            return Err("its inputs are not finite; `qconv verify` may tell why".into());
+            return Err("its inputs are not finite".into());
         }
         let mut h = hessian.matrix();
         let mean = (0..n).map(|i| h[i * (n + 1)]).sum::<f64>() / n as f64;
         if mean == 0.0 {
-            return Err("all its inputs are zero".into());
+            return Err("all its inputs are zero; use another text, or keep it as it is by --tensor-type".into());
         }
         h.iter_mut().step_by(n + 1).for_each(|x| *x += DAMPING * mean);
         // A column matters the more, the larger its inputs: it is chosen early, while others can still make up for it.

@@ -176,6 +176,12 @@ impl Tokenizer {
         Some(&self.pieces[start..end])
     }
 
+    /// Part of a character, or unknown: what text becomes that the vocabulary has no tokens for.
+    pub fn is_fragment(&self, id: u32) -> bool {
+        self.piece(id)
+            .is_none_or(|piece| self.table.kind(id).is(table::Kind::UNKNOWN) || str::from_utf8(piece).is_err())
+    }
+
     /// Whether generation ends with this token (end of text, of turn, of message, ...).
     pub fn is_end(&self, id: u32) -> bool {
         self.special.ends.contains(&id)

@@ -303,9 +303,14 @@ fn within_divergence(problem: &Problem, most: f64, meter: &Meter) -> Result<Foun
         }
         aim *= (0.98 * most / measured.max(1e-12)).clamp(0.25, 4.0);
     }
-    best.ok_or_else(|| {
+    let found = best.ok_or_else(|| {
         caller(format!("--target-kld {most}: no plan of these candidates comes that near to the original"))
-    })
+    })?;
+    if problem.formats(&found).iter().all(|(_, format)| !format.is_quantized()) {
+        let hint = "there is nothing to decide: ask for less, or take a --type of floats";
+        return Err(caller(format!("--target-kld {most}: only a plan that quantizes nothing comes that near; {hint}")));
+    }
+    Ok(found)
 }
 
 fn found_smallest(problem: &Problem, found: Option<&Found>) -> bool {
