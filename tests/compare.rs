@@ -72,6 +72,7 @@ fn a_study_is_kept_and_taken_up_again() {
     let one: serde_json::Value = serde_json::from_str(&read("variants/q4_0-hqq.json")).unwrap();
     assert_eq!(one["made_from"]["method"], "hqq");
     assert!(one["output_sha256"].as_str().unwrap().len() == 64 && one["row"]["kl_divergence"].as_f64().unwrap() > 0.0);
+    assert!(!one["row"]["file"].as_str().unwrap().contains('/'), "the file is gone, its folder means nothing: {one}");
     assert!(one["row"]["convert_peak_memory"].as_u64().unwrap() > 1 << 20, "{one}");
 
     let page = read("index.html");

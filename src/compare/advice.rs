@@ -6,6 +6,8 @@ use serde::Serialize;
 
 /// What "as good as the original" means here: percent of perplexity.
 const SAME: f64 = 1.0;
+/// Files up to so many times as large are of the same size: those of one type differ by what their recipes take.
+const SAME_SIZE: f64 = 1.005;
 
 /// A recommendation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,6 +19,11 @@ pub struct Advice {
     /// Why, in figures.
     pub reason: String,
 }
+
+/// Tokens per second, if they were measured.
+type Rate = fn(&Row) -> Option<f64>;
+/// The slowest and the fastest repetition.
+type Range = fn(&Row) -> Option<(f64, f64)>;
 
 /// The advice that rows give; the first is the original. `sizes`: bytes for which the best variant is asked; the quarter, third
 /// and half of the original's where that is empty.
@@ -37,19 +44,31 @@ pub fn advice(rows: &[Row], sizes: &[u64]) -> Vec<Advice> {
         out.push(Advice { purpose, variant, reason });
     };
 
-    let small = least(&size, &|r| r.perplexity_change.is_some_and(|c| c <= SAME));
+    let good = |r: &Row| r.perplexity_change.is_some_and(|c| c <= SAME);
+    let smallest = least(&size, &good).and_then(size).unwrap_or(0.0);
+    let small = least(&Row::divergence, &|r| good(r) && size(r).is_some_and(|n| n <= SAME_SIZE * smallest));
     let purpose = format!("smallest within {SAME}% of the original's perplexity");
     say(purpose, small, &|r| format!("{}, {}", size_of(r), quality_of(r)), "no variant is that good");
-    for (what, rate) in [
-        ("generation", (|r| r.generation_tokens_per_second) as fn(&Row) -> Option<f64>),
-        ("prompts", |r| r.prompt_tokens_per_second),
-    ] {
-        let fastest = least(&|r| rate(r).map(|x| -x), &|_| true);
+    let speeds: [(&str, Rate, Range); 2] = [
+        ("generation", |r| r.generation_tokens_per_second, |r| r.generation_range),
+        ("prompts", |r| r.prompt_tokens_per_second, |r| r.prompt_range),
+    ];
+    for (what, rate, range) in speeds {
+        // What the repetitions do not tell apart from the fastest is as fast, as far as anybody knows.
+        let top = least(&|r| rate(r).map(|x| -x), &|_| true);
+        let floor = top.and_then(|r| Some(range(r).map_or(rate(r)?, |(low, _)| low))).unwrap_or(0.0);
+        let as_fast = |r: &Row| range(r).map(|(_, high)| high).or(rate(r)).is_some_and(|high| high >= floor);
+        let rivals = sound.iter().filter(|r| as_fast(r)).count();
+        let fastest = least(&Row::divergence, &as_fast);
         let reason = |r: &Row| {
             let gain = rate(r)
                 .zip(rate(original))
                 .map_or(String::new(), |(a, b)| format!(" ({:.2} times the original)", a / b));
-            format!("{:.0} tokens/s{gain}, {}", rate(r).unwrap_or(0.0), quality_of(r))
+            let rivals = match rivals {
+                0 | 1 => String::new(),
+                n => format!("; the best of {n} whose repetitions overlap with the fastest's"),
+            };
+            format!("{:.0} tokens/s{gain}, {}{rivals}", rate(r).unwrap_or(0.0), quality_of(r))
         };
         if original.failure.is_none() && rate(original).is_some() {
             say(format!("fastest {what}"), fastest, &reason, "no variant is sound");
@@ -138,6 +157,15 @@ mod tests {
         assert!(all[1].reason.contains("3.00 times"), "{}", all[1].reason);
         let sizes: Vec<String> = (2..5).map(|i| of(&all, i).1).collect();
         assert_eq!(sizes, ["tiny", "small", "good"]);
+        // Repetitions that overlap do not tell which is the fastest: the best of them is advised. So with sizes.
+        rows[2].generation_range = Some((18.0, 29.5));
+        rows[3].generation_range = Some((29.0, 31.0));
+        rows.push(row("larger by its recipe", 301, 0.8, 0.009, 10.0));
+        let overlapping = advice(&rows, &[]);
+        assert_eq!(of(&overlapping, 0).1, "larger by its recipe");
+        assert_eq!(of(&overlapping, 1).1, "small");
+        assert!(overlapping[1].reason.contains("the best of 2 whose"), "{}", overlapping[1].reason);
+        rows.pop();
         rows[1].verified = Some(false);
         assert_eq!(of(&advice(&rows, &[600]), 2), ("best within 600 B".into(), "small".into()));
         assert_eq!(of(&advice(&rows, &[150]), 2).1, "none");

@@ -132,7 +132,7 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
             Some(then) => row = then,
             None => {
                 variant::bench(study, &mut row)?;
-                records.keep(&row)?;
+                records.keep(&mut row)?;
             }
         }
         (self.done)(&row);
@@ -154,10 +154,11 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
                 row.warnings.iter().for_each(|w| ui.warn(format!("{}: {w}", row.label())));
                 ui.refuse_warnings()?;
                 row.judge(&rows[0]);
-                records.keep(&row)?;
+                let file = row.file.clone();
+                records.keep(&mut row)?;
                 if study.keep.is_none() {
                     // What cannot be removed now goes with the scratch folder.
-                    let _ = std::fs::remove_file(&row.file);
+                    let _ = std::fs::remove_file(file);
                 }
                 Ok::<_, anyhow::Error>(row)
             })?;
@@ -169,7 +170,7 @@ impl<F: FnMut(&Row)> Task for Job<'_, F> {
         let mut again = rows[0].clone();
         if again.failure.is_none() && variant::bench(study, &mut again).is_ok() {
             rows[0].widen(&again);
-            records.keep(&rows[0])?;
+            records.keep(&mut rows[0])?;
             judge(&mut rows);
         }
         Ok(study.outcome(rows, &records))

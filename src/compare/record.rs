@@ -28,12 +28,15 @@ pub struct Metadata {
 pub struct Records {
     folder: Option<PathBuf>,
     common: Value,
+    /// The files that were measured stay.
+    files_stay: bool,
 }
 
 impl Records {
     /// Where `--out` says, or nowhere.
     pub fn open(study: &Study, model: &Model, backend: &str) -> Result<Self> {
-        let Some(out) = study.out else { return Ok(Records { folder: None, common: Value::Null }) };
+        let files_stay = study.keep.is_some();
+        let Some(out) = study.out else { return Ok(Records { folder: None, common: Value::Null, files_stay }) };
         let folder = out.join("variants");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let hash = |path: &Path| Ok::<_, anyhow::Error>(provenance::hex(&provenance::hash_file(path, &|| false)?));
@@ -55,7 +58,7 @@ impl Records {
             "computing": { "options": study.computing.to_args(), "backend": backend },
             "machine": machine(),
         });
-        Ok(Records { folder: Some(folder), common })
+        Ok(Records { folder: Some(folder), common, files_stay })
     }
 
     /// All that the figures depend on.
@@ -101,14 +104,18 @@ impl Records {
         Some(found.row)
     }
 
-    /// Keeps a variant's figures.
-    pub fn keep(&self, row: &Row) -> Result<()> {
+    /// Keeps a variant's figures. Of a file that goes afterwards the name is left.
+    pub fn keep(&self, row: &mut Row) -> Result<()> {
         let method = row.method.as_deref();
-        let Some(path) = self.path(&row.mix, method) else { return Ok(()) };
-        let there = method.is_some() && row.file.is_file();
+        let path = self.path(&row.mix, method);
+        let there = method.is_some() && path.is_some() && row.file.is_file();
         let digest = there.then(|| provenance::hash_file(&row.file, &|| false)).transpose()?;
+        if let Some(name) = row.file.file_name().filter(|_| method.is_some() && !self.files_stay) {
+            row.file = name.into();
+        }
+        let Some(path) = path else { return Ok(()) };
         let metadata = Metadata {
-            made_from: self.made_from(&row.mix, method),
+            made_from: self.made_from(&row.mix, row.method.as_deref()),
             measured: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
             output_sha256: digest.map(|d| provenance::hex(&d)),
             row: row.clone(),

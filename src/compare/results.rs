@@ -154,6 +154,10 @@ fn remarks_on(rows: &[Row], sizes: &[u64]) -> String {
         flagged.iter().for_each(|r| out += &format!("- {}: {}\n", r.label(), r.flags.join("; ")));
         out += "\n";
     }
+    if rows.iter().skip(1).any(|r| r.failure.is_none() && r.verified.is_none()) {
+        out += "Verified \"-\": transforms made other tensors than the source's, and only the file's structure was checked; \
+                `qconv verify --against` repeats them.\n\n";
+    }
     out += "Recommended:\n\n";
     for a in advice(rows, sizes) {
         match &a.variant {
