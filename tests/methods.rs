@@ -179,3 +179,29 @@ fn experts_have_inputs_of_their_own() {
     fails(&[&args[..], &little, &["--token-embedding-type", "q8_0"]].concat(), 1, &["never used"]);
     assert!(!out.exists());
 }
+
+/// What quantizes rows is repeated: every byte is proved, of simulations of other libraries too, which round far more than their
+/// format has to.
+#[test]
+fn what_row_methods_made_is_proved() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));
+    for method in method::ALL.iter().filter(|m| matches!(m.work, Work::Rows(_))) {
+        for (kind, rest) in [("f16", &[][..]), ("q4_0", &["--pure"]), ("iq4_nl", &["--pure"])] {
+            let file = dir.path().join(format!("{}-{kind}.gguf", method.name));
+            let args = ["convert", arg(&model), "-t", kind, "--method", method.name, "-o", arg(&file)];
+            let done = run(&[&args[..], rest].concat());
+            if !done.status.success() {
+                assert!(String::from_utf8_lossy(&done.stderr).contains("does not go with"), "{args:?}");
+                continue;
+            }
+            let said = ok(&["verify", arg(&file), "--against", arg(&model), "--json"]);
+            let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+            let tensors = report["tensors"].as_array().unwrap();
+            assert!(
+                tensors.len() > 10 && tensors.iter().all(|t| t["verdict"] == "exact"),
+                "{} {kind}: {said}",
+                method.name
+            );
+        }
+    }
+}

@@ -1,10 +1,11 @@
 //! Every tensor of a file against the source that it was made from.
 
+use super::Findings;
 use super::architecture::without_ones;
 use super::judge::{Habits, Pair, Verdict, judge};
-use super::{Findings, measure::Measure};
+use super::measure::{Made, Measure};
 use crate::convert::Importance;
-use crate::method::Methods;
+use crate::method::{self, Methods, QuantizeRows};
 use crate::model::{Model, ModelTensor};
 use crate::provenance;
 use anyhow::Result;
@@ -62,12 +63,13 @@ pub fn against(
         findings.problem(format!("tensor {}", t.name), "is in the source, but not in the file");
     }
     let mut measured = Vec::new();
+    let method = quantizer_of_rows(gguf);
     for info in gguf.tensors() {
         if let Some(tensor) = comparable(source, info, findings) {
             // What is copied was not weighed.
             let importance = importance.filter(|_| info.format != tensor.format);
             let importance = importance.and_then(|i| i.of(&info.name, &info.shape));
-            measured.push((info, tensor, Measure::of(source, tensor, gguf, info, importance)?));
+            measured.push((info, tensor, Measure::of(source, tensor, gguf, info, Made { importance, method })?));
         }
         progress(info.range.len() as u64);
     }
@@ -88,6 +90,12 @@ pub fn against(
 pub fn mover(gguf: &Gguf) -> Option<String> {
     let methods = Methods::parse(provenance::method_of(gguf.metadata())?).ok()?;
     methods.matrix().map(|_| methods.name())
+}
+
+/// How the file's recipe quantizes rows, where that is not rounding to nearest: its bytes can be made again.
+fn quantizer_of_rows(gguf: &Gguf) -> Option<QuantizeRows> {
+    let methods = Methods::parse(provenance::method_of(gguf.metadata())?).ok()?;
+    (methods.matrix().is_none() && methods.quantizer() != method::ALL[0]).then(|| methods.rows())
 }
 
 /// A note on files that say that an importance matrix was used where none is given. A group of columns that were never active

@@ -5,6 +5,7 @@
 //! set against the one that plain quantization of the very same weights makes. That scale is the block's own, so that a
 //! single wrong code or scale stands out from a million blocks, whatever their outliers.
 
+use crate::method::QuantizeRows;
 use crate::model::{Model, ModelTensor};
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
@@ -15,6 +16,15 @@ use rayon::prelude::*;
 const SLICE: usize = 1 << 16;
 /// Blocks that are remembered by place.
 const REMEMBERED: usize = 8;
+
+/// How a tensor was made, as far as that is known: what is "plain quantization" below.
+#[derive(Clone, Copy, Default)]
+pub struct Made<'a> {
+    /// Per column, matrix after matrix of a stack.
+    pub importance: Option<&'a [f32]>,
+    /// The method of the file's recipe, where it quantizes rows; rounding to nearest is plain beside it.
+    pub method: Option<QuantizeRows>,
+}
 
 /// A block, and its largest error over the largest one of plain quantization. For floats a block is one weight, and
 /// the score is the distance from the rounded source in units of what another rounding could explain.
@@ -85,18 +95,11 @@ impl Measure {
         }
     }
 
-    /// Compares a tensor of a file with its source, in parallel. Shapes have to agree but for outer ones. With `importance`
-    /// (per column, matrix after matrix of a stack) plain quantization is the one with it.
-    pub fn of(
-        source: &Model,
-        tensor: &ModelTensor,
-        file: &Gguf,
-        info: &TensorInfo,
-        importance: Option<&[f32]>,
-    ) -> Result<Self> {
+    /// Compares a tensor of a file with its source, in parallel. Shapes have to agree but for outer ones.
+    pub fn of(source: &Model, tensor: &ModelTensor, file: &Gguf, info: &TensorInfo, made: Made<'_>) -> Result<Self> {
         let (rows, cols) = (info.shape.rows(), info.shape.cols());
         let step = (SLICE / cols).max(1);
-        let weighed = importance.map(|all| (all, rows * cols / all.len()));
+        let made = (made, made.importance.map_or(rows, |all| rows * cols / all.len()));
         let slice = |i: usize, scratch: &mut Scratch| {
             let first = i * step;
             let n = step.min(rows - first);
@@ -105,7 +108,7 @@ impl Measure {
             let row_bytes = info.range.len() / rows;
             let bytes = &file.bytes(info)[first * row_bytes..(first + n) * row_bytes];
             let mut part = Measure::new();
-            part.rows(info.format, cols, first, bytes, weighed, scratch);
+            part.rows(info.format, cols, first, bytes, made, scratch);
             Ok(part)
         };
         let parts: Vec<Result<Measure>> = (0..rows.div_ceil(step))
@@ -164,14 +167,14 @@ impl Measure {
         &self.farthest
     }
 
-    /// `weighed`: importance, and the rows of a matrix, which share theirs.
+    /// `made`: how, and the rows of a matrix, which share their importance.
     fn rows(
         &mut self,
-        format: &BlockFormat,
+        format: &'static BlockFormat,
         cols: usize,
         first: usize,
         bytes: &[u8],
-        weighed: Option<(&[f32], usize)>,
+        made: (Made<'_>, usize),
         scratch: &mut Scratch,
     ) {
         let Some(dequantize) = format.dequantize else { return };
@@ -185,8 +188,12 @@ impl Measure {
             // A quantizer knows no NaN; such rows are only counted.
             let again = format.quantize.filter(|_| finite);
             let equal = again.is_some_and(|quantize| {
-                let importance = weighed.map(|(all, rows)| &all[(first + r) / rows * cols..][..cols]);
+                let (Made { importance, method }, rows) = made;
+                let importance = importance.map(|all| &all[(first + r) / rows * cols..][..cols]);
                 quantize(source, importance, &mut scratch.again);
+                if let Some(method) = method.filter(|_| scratch.again != bytes) {
+                    method(format, cols, source, importance, &mut scratch.again);
+                }
                 scratch.again == bytes
             });
             let plain = match again {
