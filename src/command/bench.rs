@@ -220,8 +220,18 @@ fn in_the_cache(cached: &Cached) -> String {
 }
 
 fn table(records: &[Record]) -> Table {
-    let mut table =
-        Table::new(&["model", "size", "params", "backend", "test", "tokens/s", "GB/s", "of bandwidth", "of arithmetic", "of peak"]);
+    let mut table = Table::new(&[
+        "model",
+        "size",
+        "params",
+        "backend",
+        "test",
+        "tokens/s",
+        "GB/s",
+        "of bandwidth",
+        "of arithmetic",
+        "of peak",
+    ]);
     for r in records {
         for t in &r.tests {
             table.row([
@@ -326,7 +336,10 @@ impl Task for Measure<'_> {
                 samples: rate.samples.clone(),
                 gigabytes_per_second: gigabytes,
                 bandwidth_share: gigabytes.zip(read_bandwidth).map(|(g, b)| g / b),
-                arithmetic_share: gigabytes.filter(|_| tests.sequences == 1).zip(cached.as_ref()).map(|(g, c)| g / c.rate),
+                arithmetic_share: gigabytes
+                    .filter(|_| tests.sequences == 1)
+                    .zip(cached.as_ref())
+                    .map(|(g, c)| g / c.rate),
                 peak_share: integer_peak.filter(|_| bytes.is_none()).map(|p| products * rate.mean() / p / 1e9),
                 kernels,
             })
