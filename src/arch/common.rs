@@ -84,6 +84,9 @@ pub fn write_llama_like(arch: &str, config: &Config, out: &mut Metadata) -> Resu
     Ok(sizes)
 }
 
+/// Names of the approximation of GELU by a hyperbolic tangent.
+pub const TANH_GELU: [&str; 3] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
+
 /// No computed tensors.
 pub fn none(_: &Config) -> Result<Vec<super::Computed>> {
     Ok(Vec::new())

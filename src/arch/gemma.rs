@@ -1,5 +1,5 @@
-//! What Gemma 2 and 3 share: norms stored minus one, norms behind attention and feed-forward, scaled embeddings, GELU. (The first
-//! Gemma has fewer norms and no options; it is a file of its own.)
+//! What Gemma 2 and 3 share: norms stored minus one, norms behind attention and feed-forward, scaled embeddings, GELU. The first
+//! Gemma has fewer norms and no options, and shares [`check`] and [`scaled`].
 
 use super::common::{self, Sizes};
 use super::{Config, Fix, Keys, Plan, TensorRule};
@@ -31,13 +31,27 @@ pub const TENSORS: [TensorRule; 18] = [
     TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
 ];
 
-/// Writes the keys of both. `attention.scale` is qconv's addition for models whose `query_pre_attn_scalar` is not what
-/// llama.cpp derives from the sizes.
-pub fn write(arch: &str, config: &Config, out: &mut Metadata, period: usize) -> Result<()> {
-    config.require_activation(&["hidden_activation"], &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])?;
+/// Refuses what the forward pass of no Gemma computes here.
+pub fn check(config: &Config) -> Result<()> {
     if config.flag("use_bidirectional_attention")? {
         return Err(config.error("use_bidirectional_attention", "is true: the forward pass here is causal"));
     }
+    Ok(())
+}
+
+/// A plan with scaled embeddings and GELU, as all have.
+pub fn scaled(keys: &Keys) -> Result<Plan> {
+    let mut plan = common::read_llama_like(keys, RopeStyle::Neox)?;
+    plan.feed.activation = Activation::GeluTanh;
+    plan.embedding_scale = Some((plan.width as f32).sqrt());
+    Ok(plan)
+}
+
+/// Writes the keys of both. `attention.scale` is qconv's addition for models whose `query_pre_attn_scalar` is not what
+/// llama.cpp derives from the sizes.
+pub fn write(arch: &str, config: &Config, out: &mut Metadata, period: usize) -> Result<()> {
+    config.require_activation(&["hidden_activation"], &common::TANH_GELU)?;
+    check(config)?;
     let sizes = common::write_llama_like(arch, config, out)?;
     if let Some(window) = config.maybe_size(&["sliding_window"])? {
         out.set(format!("{arch}.attention.sliding_window"), window as u32);
@@ -98,9 +112,7 @@ fn is_27b(layers: usize) -> bool {
 
 /// Reads what [`write`] wrote.
 pub fn plan(keys: &Keys, period: usize) -> Result<Plan> {
-    let mut plan = common::read_llama_like(keys, RopeStyle::Neox)?;
-    plan.feed.activation = Activation::GeluTanh;
-    plan.embedding_scale = Some((plan.width as f32).sqrt());
+    let mut plan = scaled(keys)?;
     plan.window = common::read_window(keys, plan.layers, Some(period))?;
     let scalar = if is_27b(plan.layers) { plan.width / plan.heads } else { plan.key_dim };
     plan.attention_scale = keys.maybe_float("attention.scale")?.unwrap_or(1.0 / (scalar as f32).sqrt());

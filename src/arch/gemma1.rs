@@ -1,8 +1,7 @@
 //! Gemma: Llama's block with norms stored minus one, scaled embeddings and GELU.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule, folds, rope};
-use qconv_kernels::{Activation, RopeStyle};
+use super::{Architecture, Fix, TensorRule, folds, gemma, rope};
 use serde_json::json;
 
 /// The family.
@@ -37,18 +36,11 @@ pub static GEMMA: Architecture = Architecture {
     },
     metadata: |config, out| {
         // The first checkpoints say "gelu" and mean its approximation, which is what transformers computes then.
-        config.require_activation(&["hidden_act"], &["gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast"])?;
-        if config.flag("use_bidirectional_attention")? {
-            return Err(config.error("use_bidirectional_attention", "is true: the forward pass here is causal"));
-        }
+        config.require_activation(&["hidden_act"], &[&common::TANH_GELU[..], &["gelu"]].concat())?;
+        gemma::check(config)?;
         common::write_llama_like("gemma", config, out).map(|_| ())
     },
     computed: rope::factors,
     folds: folds::GATED,
-    plan: |keys| {
-        let mut plan = common::read_llama_like(keys, RopeStyle::Neox)?;
-        plan.feed.activation = Activation::GeluTanh;
-        plan.embedding_scale = Some((plan.width as f32).sqrt());
-        Ok(plan)
-    },
+    plan: gemma::scaled,
 };

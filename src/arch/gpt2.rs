@@ -32,7 +32,7 @@ pub static GPT2: Architecture = Architecture {
     ignore: IGNORE,
     defaults: |_| json!({ "tie_word_embeddings": true }),
     metadata: |config, out| {
-        config.require_activation(&["activation_function"], &["gelu_new", "gelu_pytorch_tanh", "gelu_fast"])?;
+        config.require_activation(&["activation_function"], &common::TANH_GELU)?;
         if config.flag("scale_attn_by_inverse_layer_idx")? {
             return Err(config.error("scale_attn_by_inverse_layer_idx", "is true, which gpt2's GGUF cannot say"));
         }

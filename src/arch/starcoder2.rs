@@ -40,7 +40,7 @@ pub static STARCODER2: Architecture = Architecture {
         })
     },
     metadata: |config, out| {
-        config.require_activation(&["hidden_act"], &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])?;
+        config.require_activation(&["hidden_act"], &common::TANH_GELU)?;
         common::write_llama_like("starcoder2", config, out)?;
         common::write_window("starcoder2", config, out, Windowed::All)
     },

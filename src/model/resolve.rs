@@ -13,6 +13,9 @@ use qconv_formats::{Shape, vocab};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// The output matrix, where it is not the embeddings.
+const OUTPUT: &str = "output.weight";
+
 /// Resolves a family's rules against a checkpoint.
 pub(super) fn from_checkpoint(checkpoint: Checkpoint, warnings: &mut Vec<String>) -> Result<Model> {
     let mut config = Config::new(&checkpoint);
@@ -110,7 +113,7 @@ impl Resolver<'_> {
                         "is missing from the checkpoint",
                     ));
                 }
-                if parts.is_empty() || (rule.gguf == "output.weight" && self.is_tied(&parts[0], warnings)?) {
+                if parts.is_empty() || (rule.gguf == OUTPUT && self.is_tied(&parts[0], warnings)?) {
                     continue;
                 }
                 let change = match rule.fix {
@@ -128,8 +131,8 @@ impl Resolver<'_> {
             }
         }
         if self.config.get("tie_word_embeddings").and_then(|v| v.as_bool()) == Some(false)
-            && self.arch.tensors.iter().any(|r| r.gguf == "output.weight")
-            && !self.tensors.iter().any(|t| t.name == "output.weight")
+            && self.arch.tensors.iter().any(|r| r.gguf == OUTPUT)
+            && !self.tensors.iter().any(|t| t.name == OUTPUT)
         {
             return Err(malformed(
                 self.checkpoint.folder(),
@@ -230,9 +233,11 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// A tensor that belongs to one of the model's own blocks, or to its output.
+    /// A tensor that belongs to one of the model's own blocks, or stands beside its output's weights.
     fn is_inner(&self, name: &str) -> bool {
         let layers = self.config.layers().unwrap_or(0);
+        let output = self.arch.tensors.iter().filter(|rule| rule.gguf == OUTPUT);
+        let mut output = output.filter_map(|rule| rule.hf.strip_suffix("weight"));
         let heads = self.arch.tensors.iter().filter_map(|rule| Some(rule.hf.split_once("{i}")?.0));
         let inner = |head: &str| {
             let rest = head.strip_prefix(self.arch.prefixes[0]).unwrap_or(head);
@@ -240,7 +245,7 @@ impl Resolver<'_> {
                 self.arch.prefixes.iter().find_map(|p| name.strip_prefix(p)?.strip_prefix(rest)?.split('.').next());
             index.and_then(|i| i.parse::<usize>().ok()).is_some_and(|i| i < layers)
         };
-        name.starts_with("lm_head.") || heads.into_iter().any(inner)
+        output.any(|stem| name.starts_with(stem)) || heads.into_iter().any(inner)
     }
 
     /// Tensors that no rule names: a warning, since a model for images or speech has such beside the language model. In a block

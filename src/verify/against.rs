@@ -5,7 +5,7 @@ use super::architecture::without_ones;
 use super::judge::{Habits, Pair, Verdict, judge};
 use super::measure::{Made, Measure};
 use crate::convert::Importance;
-use crate::method::{self, Methods, QuantizeRows};
+use crate::method::{Methods, QuantizeRows};
 use crate::model::{Model, ModelTensor};
 use crate::provenance;
 use anyhow::Result;
@@ -92,10 +92,10 @@ pub fn mover(gguf: &Gguf) -> Option<String> {
     methods.matrix().map(|_| methods.name())
 }
 
-/// How the file's recipe quantizes rows, where that is not rounding to nearest: its bytes can be made again.
+/// How the file's recipe quantizes rows, where it does so row by row: its bytes can be made again.
 fn quantizer_of_rows(gguf: &Gguf) -> Option<QuantizeRows> {
     let methods = Methods::parse(provenance::method_of(gguf.metadata())?).ok()?;
-    (methods.matrix().is_none() && methods.quantizer() != method::ALL[0]).then(|| methods.rows())
+    methods.matrix().is_none().then(|| methods.rows())
 }
 
 /// A note on files that say that an importance matrix was used where none is given. A group of columns that were never active
