@@ -29,7 +29,7 @@ impl Tuning {
         if let Some(text) = variable("QCONV_CUDA_WARPS") {
             let number = text.parse().ok().filter(|n: &usize| (1..=1 << 30).contains(n));
             tuning.matvec_warps = number.ok_or_else(|| {
-                Error::Device(format!(
+                Error::Unavailable(format!(
                     "QCONV_CUDA_WARPS={text}: a number of warps from 1 on is needed; unset it for the default"
                 ))
             })?;
