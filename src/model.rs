@@ -184,7 +184,7 @@ impl Model {
     /// An error that says why there is no tokenizer, if there is none.
     pub fn require_tokenizer(&self) -> Result<()> {
         match &self.tokenizer_problem {
-            Some(problem) => Err(malformed(&self.path, "tokenizer", problem.clone())),
+            Some(problem) => Err(anyhow::anyhow!(problem.clone())), // it names the file
             None if self.metadata.str("tokenizer.ggml.model").is_none() => {
                 Err(malformed(&self.path, "key tokenizer.ggml.model", "is missing: the file has no tokenizer"))
             }

@@ -5,12 +5,12 @@
 
 mod common;
 
-use common::fixture;
+use common::{arg, fixture, ok};
 use qconv::engine::{Engine, SessionOptions};
 use qconv::model::Model;
 use qconv_kernels::cpu::{Activations, Cpu, Kv, Options};
 use serde_json::{Value as Json, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A copy of a fixture whose configuration is changed: keys with null are removed.
 fn changed(name: &str, change: &Json) -> tempfile::TempDir {
@@ -36,29 +36,49 @@ fn open(folder: &Path) -> Result<Vec<String>, String> {
 }
 
 #[test]
-fn unusual_configurations_give_the_logits_of_transformers() {
+fn unusual_configurations_give_the_logits_of_transformers_from_folder_and_file() {
     let options = Options { activations: Activations::Exact, kv: Kv::F32, ..Options::default() };
     let backend = Cpu::new(options).unwrap();
     let entries = std::fs::read_dir(fixture("configurations")).unwrap().map(|e| e.unwrap().path());
     let folders: Vec<_> = entries.filter(|p| p.is_dir()).collect();
-    assert!(folders.len() >= 13, "the fixtures are not there");
+    assert!(folders.len() >= 19, "the fixtures are not there");
+    let place = tempfile::tempdir().unwrap();
     for folder in folders {
         let json: Json = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let tokens: Vec<u32> = serde_json::from_value(json["tokens"].clone()).unwrap();
         let bytes = std::fs::read(folder.join("expected_logits.f32")).unwrap();
         let want: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        let model = Model::open(&folder, &mut Vec::new()).unwrap();
-        let engine = Engine::load(&backend, &model, &mut Vec::new()).unwrap();
-        let mut session = engine.session(SessionOptions::new(tokens.len()).all_logits()).unwrap();
-        session.feed(&tokens).unwrap();
-        let got = session.logits(0..tokens.len()).unwrap();
-        assert_eq!(got.len(), want.len());
         let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
-        for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-            let off = (got - want).abs() / largest;
-            assert!(off < 2e-5, "{}: row {}: {got} for {want}", folder.display(), at / engine.vocabulary());
+        for source in [&folder, &converted(&folder, place.path())] {
+            let model = Model::open(source, &mut Vec::new()).unwrap();
+            let engine = Engine::load(&backend, &model, &mut Vec::new()).unwrap();
+            let mut session = engine.session(SessionOptions::new(tokens.len()).all_logits()).unwrap();
+            session.feed(&tokens).unwrap();
+            let got = session.logits(0..tokens.len()).unwrap();
+            assert_eq!(got.len(), want.len());
+            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                let off = (got - want).abs() / largest;
+                assert!(off < 2e-5, "{}: row {}: {got} for {want}", source.display(), at / engine.vocabulary());
+            }
         }
     }
+}
+
+/// The folder as a verified F32 file, with another model's vocabulary.
+fn converted(folder: &Path, place: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap();
+    let (model, file) = (place.join(name), place.join(name).with_extension("gguf"));
+    std::fs::create_dir(&model).unwrap();
+    for from in [folder, &fixture("architectures/llama")] {
+        for part in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            if from.join(part).exists() && !model.join(part).exists() {
+                std::fs::copy(from.join(part), model.join(part)).unwrap();
+            }
+        }
+    }
+    ok(&["convert", arg(&model), "--type", "f32", "-o", arg(&file), "-q"]);
+    ok(&["verify", arg(&file), "--against", arg(&model), "-q"]);
+    file
 }
 
 #[test]
@@ -91,6 +111,9 @@ fn settings_that_a_family_cannot_express_are_refused_by_name() {
         ("gemma2-defaults", json!({"final_logit_softcapping": -1.0}), "final_logit_softcapping"),
         ("gemma3-old-style", by_layer, "rope_parameters.sliding_attention.rope_type"),
         ("phi3-longrope", json!({"partial_rotary_factor": 1.5}), "partial_rotary_factor"),
+        ("granite-factors", json!({"logits_scaling": 0.0}), "logits_scaling"),
+        ("smollm3-layers", json!({"no_rope_layers": [1]}), "no_rope_layers"),
+        ("smollm3-layers", json!({"no_rope_layers": [1, "no", 1]}), "no_rope_layers"),
         ("gpt2", json!({"scale_attn_weights": 0}), "scale_attn_weights"),
     ];
     for (name, mut change, key) in cases {

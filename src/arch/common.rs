@@ -132,7 +132,11 @@ pub fn read_llama_like(keys: &Keys, style: RopeStyle) -> Result<super::Plan> {
         attention_soft_cap: None,
         window: read_window(keys, layers, None)?,
         feed: super::Feed { activation: Activation::Silu, gated: true, experts },
+        pre_norms: true,
+        joint_head_norms: false,
         embedding_scale: None,
+        residual_scale: None,
+        logit_scale: None,
         logit_soft_cap: None,
     })
 }
@@ -141,22 +145,11 @@ pub fn read_llama_like(keys: &Keys, style: RopeStyle) -> Result<super::Plan> {
 /// which the last layer has none. Without a pattern the family's period counts; `None`: every layer has the window.
 pub fn read_window(keys: &Keys, layers: usize, period: Option<usize>) -> Result<Option<Window>> {
     let Some(positions) = keys.maybe_size_or_zero("attention.sliding_window")? else { return Ok(None) };
-    let pattern = keys.metadata.get(&format!("{}.attention.sliding_window_pattern", keys.arch));
-    let listed = match pattern.and_then(|v| v.as_array()) {
-        Some(Array::Bool(list)) => Some(list.clone()),
-        Some(numbers) => numbers.to_u64s().map(|list| list.iter().map(|&x| x != 0).collect()),
-        None => None,
-    };
-    let windowed = match (listed, pattern.and_then(|v| v.as_u64()).map(|n| n as usize).or(period)) {
-        (Some(list), _) if list.len() >= layers => list[..layers].to_vec(),
-        (Some(list), _) => {
-            let place = format!("key {}.attention.sliding_window_pattern", keys.arch);
-            return Err(crate::error::malformed(
-                keys.file,
-                place,
-                format!("has {} entries for {layers} layers", list.len()),
-            ));
-        }
+    let key = "attention.sliding_window_pattern";
+    let given = keys.metadata.u64(&format!("{}.{key}", keys.arch)).map(|n| n as usize);
+    let listed = if given.is_none() { keys.maybe_flags(key, layers)? } else { None };
+    let windowed = match (listed, given.or(period)) {
+        (Some(listed), _) => listed,
         (None, Some(n)) if n > 0 => (0..layers).map(|i| i % n < n - 1).collect(),
         _ => vec![true; layers],
     };
@@ -190,6 +183,17 @@ pub fn write_window(arch: &str, config: &Config, out: &mut Metadata, which: Wind
         }
         None => vec![true; layers],
     };
+    write_windowed(arch, config, out, positions, windowed)
+}
+
+/// Writes a window of some layers as [`write_window`] does: nothing if no layer has it, or if it is as wide as the context.
+pub fn write_windowed(
+    arch: &str,
+    config: &Config,
+    out: &mut Metadata,
+    positions: usize,
+    windowed: Vec<bool>,
+) -> Result<()> {
     if windowed.contains(&true) && positions < config.size(&["max_position_embeddings"])? {
         out.set(format!("{arch}.attention.sliding_window"), positions as u32);
         out.set(format!("{arch}.attention.sliding_window_pattern"), Array::Bool(windowed));

@@ -69,7 +69,11 @@ pub static GPT2: Architecture = Architecture {
             attention_soft_cap: None,
             window: None,
             feed: Feed { activation: Activation::GeluTanh, gated: false, experts: None },
+            pre_norms: true,
+            joint_head_norms: false,
             embedding_scale: None,
+            residual_scale: None,
+            logit_scale: None,
             logit_soft_cap: None,
         })
     },

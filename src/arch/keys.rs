@@ -1,7 +1,7 @@
 //! A family's hyper-parameters in GGUF metadata.
 
 use crate::error::malformed;
-use qconv_formats::gguf::Metadata;
+use qconv_formats::gguf::{Array, Metadata};
 use std::path::Path;
 
 /// Reads `ARCH.key` with errors that name the key.
@@ -67,6 +67,25 @@ impl Keys<'_> {
                     format!("holds {v:?} where a finite float is needed"),
                 )),
             },
+        }
+    }
+
+    /// Yes or no per layer (booleans, or numbers of which zero means no); may be missing.
+    pub fn maybe_flags(&self, key: &str, layers: usize) -> anyhow::Result<Option<Vec<bool>>> {
+        let full = self.full(key);
+        let Some(value) = self.metadata.get(&full) else { return Ok(None) };
+        let list = match value.as_array() {
+            Some(Array::Bool(list)) => Some(list.clone()),
+            Some(numbers) => numbers.to_u64s().map(|list| list.iter().map(|&x| x != 0).collect()),
+            None => None,
+        };
+        match list {
+            Some(list) if list.len() >= layers => Ok(Some(list[..layers].to_vec())),
+            Some(list) => {
+                let what = format!("has {} entries for {layers} layers", list.len());
+                Err(malformed(self.file, format!("key {full}"), what))
+            }
+            None => Err(malformed(self.file, format!("key {full}"), "holds no list of yes or no per layer")),
         }
     }
 

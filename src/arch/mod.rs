@@ -14,11 +14,14 @@ mod gemma1;
 mod gemma2;
 mod gemma3;
 mod gpt2;
+mod granite;
 mod llama;
+mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
+mod smollm3;
 mod starcoder2;
 
 pub use config::Config;
@@ -40,6 +43,9 @@ pub static ALL: &[&Architecture] = &[
     &phi3::PHI3,
     &gemma1::GEMMA,
     &starcoder2::STARCODER2,
+    &granite::GRANITE,
+    &smollm3::SMOLLM3,
+    &olmo2::OLMO2,
 ];
 
 /// A model family.

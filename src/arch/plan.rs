@@ -36,8 +36,16 @@ pub struct Plan {
     pub window: Option<Window>,
     /// The feed-forward part.
     pub feed: Feed,
-    /// Embeddings are multiplied with it (Gemma).
+    /// Norms stand before attention and before feed-forward; OLMo 2 has none there.
+    pub pre_norms: bool,
+    /// Norms of queries and keys, where there are any, run over all heads at once (OLMo 2), not over each.
+    pub joint_head_norms: bool,
+    /// Embeddings are multiplied with it (Gemma, Granite).
     pub embedding_scale: Option<f32>,
+    /// What attention and feed-forward add to the residual stream is multiplied with it (Granite).
+    pub residual_scale: Option<f32>,
+    /// Logits are multiplied with it (Granite).
+    pub logit_scale: Option<f32>,
     /// Soft-capping of logits.
     pub logit_soft_cap: Option<f32>,
 }
@@ -56,6 +64,8 @@ pub struct RopePlan {
     pub scaling: RopeScaling,
     /// Base for the layers with a sliding window, where it differs (Gemma 3); those layers are not scaled.
     pub window_base: Option<f32>,
+    /// Per layer whether it is rotated at all; all are where it is missing (SmolLM 3).
+    pub rotated: Option<Vec<bool>>,
 }
 
 /// Context extension.
@@ -122,6 +132,11 @@ pub struct Experts {
 }
 
 impl Plan {
+    /// Length of a norm of queries or keys of this many heads.
+    pub fn head_norm(&self, heads: usize) -> usize {
+        if self.joint_head_norms { heads * self.key_dim } else { self.key_dim }
+    }
+
     /// The window of a layer, if it has one.
     pub fn window_of(&self, layer: usize) -> Option<usize> {
         let window = self.window.as_ref()?;

@@ -207,5 +207,6 @@ pub fn read(keys: &Keys, style: RopeStyle, key_dim: usize) -> Result<RopePlan> {
         base: keys.maybe_float("rope.freq_base")?.unwrap_or(10_000.0),
         scaling,
         window_base: keys.maybe_float("rope.freq_base_swa")?,
+        rotated: None,
     })
 }

@@ -126,12 +126,12 @@ pub(super) fn batch<B: Backend>(
             return Ok(false);
         }
         match before {
-            None => norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?,
-            Some(post) => add_branch_and_norm(b, plan, post, &block.attn_norm, s, n)?,
+            None => pre_norm(b, plan, block.attn_norm.as_ref(), s, n)?,
+            Some(post) => add_branch_and_norm(b, plan, post, block.attn_norm.as_ref(), s, n)?,
         }
         let rope = ropes.map(|r| r.of(plan, layer));
         attention(b, plan, block, rope, Place { layer, slot: layer, start }, caches, s, n, watch)?;
-        add_branch_and_norm(b, plan, block.post_attention_norm.as_ref(), &block.ffn_norm, s, n)?;
+        add_branch_and_norm(b, plan, block.post_attention_norm.as_ref(), block.ffn_norm.as_ref(), s, n)?;
         feed(b, plan, block, s, n, watch)?;
         before = Some(block.post_ffw_norm.as_ref());
     }
@@ -184,7 +184,7 @@ pub(super) fn attention_half<B: Backend>(
     n: usize,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    norm(b, plan, &block.attn_norm, &s.x, &mut s.h, n)?;
+    pre_norm(b, plan, block.attn_norm.as_ref(), s, n)?;
     attention(b, plan, block, rope, place, caches, s, n, watch)?;
     add_branch(b, plan, block.post_attention_norm.as_ref(), s, n)
 }
@@ -198,12 +198,12 @@ pub(super) fn feed_half<B: Backend>(
     n: usize,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    norm(b, plan, &block.ffn_norm, &s.x, &mut s.h, n)?;
+    pre_norm(b, plan, block.ffn_norm.as_ref(), s, n)?;
     feed(b, plan, block, s, n, watch)?;
     add_branch(b, plan, block.post_ffw_norm.as_ref(), s, n)
 }
 
-/// `branch = feed(h)`
+/// `branch = feed(h)`; of `x` in families without a norm before it.
 fn feed<B: Backend>(
     b: &B,
     plan: &Plan,
@@ -213,7 +213,11 @@ fn feed<B: Backend>(
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     match &block.feed {
-        FeedWeights::Dense(mlp) => feed::dense(b, plan, mlp, &s.h, &mut s.gate, &mut s.up, &mut s.branch, n, watch),
+        FeedWeights::Dense(mlp) => {
+            let Scratch { x, h, gate, up, branch, .. } = s;
+            let input = if block.ffn_norm.is_some() { &*h } else { &*x };
+            feed::dense(b, plan, mlp, input, gate, up, branch, n, watch)
+        }
         FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch),
     }
 }
@@ -231,6 +235,9 @@ pub(super) fn logits<B: Backend>(
     norm(b, plan, &engine.output_norm, &s.branch, &mut s.h, n)?;
     let product = Product { weight: engine.head(), bias: engine.output_bias.as_ref(), out: &mut s.logits };
     b.matmul(&s.h, n, &mut [product])?;
+    if let Some(scale) = plan.logit_scale {
+        b.scale(&mut s.logits, scale, n * engine.vocabulary)?;
+    }
     if let Some(cap) = plan.logit_soft_cap {
         b.soft_cap(&mut s.logits, cap, n * engine.vocabulary)?;
     }
@@ -267,7 +274,40 @@ fn norm<B: Backend>(
     b.norm(plan.norm, plan.eps, &weights.weight, weights.bias.as_ref(), x, out, n, plan.width)
 }
 
-/// `x += branch`, normalized before where the model does so.
+/// `h = norm(x)`, if there is a norm.
+fn pre_norm<B: Backend>(
+    b: &B,
+    plan: &Plan,
+    weights: Option<&NormWeights<B>>,
+    s: &mut Scratch<B>,
+    n: usize,
+) -> Result<()> {
+    weights.map_or(Ok(()), |weights| norm(b, plan, weights, &s.x, &mut s.h, n))
+}
+
+/// What a branch adds to the residual stream: normalized and scaled where the model does so.
+fn finished<'s, B: Backend>(
+    b: &B,
+    plan: &Plan,
+    post: Option<&NormWeights<B>>,
+    branch: &'s mut B::Buffer,
+    normed: &'s mut B::Buffer,
+    n: usize,
+) -> Result<&'s B::Buffer> {
+    let branch = match post {
+        Some(weights) => {
+            norm(b, plan, weights, branch, normed, n)?;
+            normed
+        }
+        None => branch,
+    };
+    if let Some(scale) = plan.residual_scale {
+        b.scale(branch, scale, n * plan.width)?;
+    }
+    Ok(branch)
+}
+
+/// `x += branch`, finished.
 fn add_branch<B: Backend>(
     b: &B,
     plan: &Plan,
@@ -275,34 +315,25 @@ fn add_branch<B: Backend>(
     s: &mut Scratch<B>,
     n: usize,
 ) -> Result<()> {
-    let branch = match post {
-        Some(weights) => {
-            norm(b, plan, weights, &s.branch, &mut s.normed, n)?;
-            &s.normed
-        }
-        None => &s.branch,
-    };
+    let branch = finished(b, plan, post, &mut s.branch, &mut s.normed, n)?;
     b.add(&mut s.x, branch, n * plan.width)
 }
 
-/// [`add_branch`], and what comes next: `h = norm(x)`.
+/// [`add_branch`], and what comes next: `h = norm(x)`, if there is a norm.
 fn add_branch_and_norm<B: Backend>(
     b: &B,
     plan: &Plan,
     post: Option<&NormWeights<B>>,
-    next: &NormWeights<B>,
+    next: Option<&NormWeights<B>>,
     s: &mut Scratch<B>,
     n: usize,
 ) -> Result<()> {
     let Scratch { x, h, branch, normed, .. } = s;
-    let branch = match post {
-        Some(weights) => {
-            norm(b, plan, weights, branch, normed, n)?;
-            &*normed
-        }
-        None => &*branch,
-    };
-    b.add_norm(x, branch, plan.norm, plan.eps, &next.weight, next.bias.as_ref(), h, n, plan.width)
+    let branch = finished(b, plan, post, branch, normed, n)?;
+    match next {
+        Some(next) => b.add_norm(x, branch, plan.norm, plan.eps, &next.weight, next.bias.as_ref(), h, n, plan.width),
+        None => b.add(x, branch, n * plan.width),
+    }
 }
 
 /// Normalizes queries or keys.
@@ -318,7 +349,7 @@ fn head_norm<B: Backend>(
     b.norm(plan.norm, plan.eps, &norm.weight, norm.bias.as_ref(), x, out, len / cols, cols)
 }
 
-/// `branch = output(attention(h))`; keys and values go into the caches, as many rows into each.
+/// `branch = output(attention(h))`, of `x` in families without a norm before it; keys and values go into the caches, as many rows into each.
 #[allow(clippy::too_many_arguments)] // a step of the pass above, in a function for the eye
 fn attention<B: Backend>(
     b: &B,
@@ -331,8 +362,9 @@ fn attention<B: Backend>(
     n: usize,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    let Scratch { h, q, k, v, normed, context, branch, .. } = s;
-    products(b, watch, h, n, [(&block.q, &mut *q), (&block.k, &mut *k), (&block.v, &mut *v)])?;
+    let Scratch { x, h, q, k, v, normed, context, branch, .. } = s;
+    let input = if block.attn_norm.is_some() { &*h } else { &*x };
+    products(b, watch, input, n, [(&block.q, &mut *q), (&block.k, &mut *k), (&block.v, &mut *v)])?;
     let (q, k) = match &block.qk_norm {
         None => (q, k),
         Some((q_norm, k_norm)) => {

@@ -257,17 +257,19 @@ impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
         Ok(Some(NormWeights { weight, bias: self.maybe_vector(&format!("{name}.bias"), len)? }))
     }
 
-    /// A query or key norm over each head or, if it is that long, over all heads together.
-    fn head_norm(&mut self, name: &str, heads: usize, dim: usize) -> anyhow::Result<Option<HeadNorm<B>>> {
-        let all = self.model.tensor(&format!("{name}.weight")).is_some_and(|t| t.shape.dims() == [heads * dim]);
-        let cols = if all { heads * dim } else { dim };
-        Ok(self.maybe_norm(name, cols)?.map(|norm| HeadNorm { norm, cols }))
+    /// A norm before attention or feed-forward, where the family has them.
+    fn pre_norm(&mut self, name: &str, plan: &Plan) -> anyhow::Result<Option<NormWeights<B>>> {
+        if plan.pre_norms { self.norm(name, plan.width).map(Some) } else { Ok(None) }
     }
 
     /// Both norms or none.
     fn qk_norm(&mut self, i: usize, plan: &Plan) -> anyhow::Result<Option<(HeadNorm<B>, HeadNorm<B>)>> {
         let (q, k) = (format!("blk.{i}.attn_q_norm"), format!("blk.{i}.attn_k_norm"));
-        let norms = (self.head_norm(&q, plan.heads, plan.key_dim)?, self.head_norm(&k, plan.kv_heads, plan.key_dim)?);
+        let mut norm = |name: &str, heads: usize| -> anyhow::Result<Option<HeadNorm<B>>> {
+            let cols = plan.head_norm(heads);
+            Ok(self.maybe_norm(name, cols)?.map(|norm| HeadNorm { norm, cols }))
+        };
+        let norms = (norm(&q, plan.heads)?, norm(&k, plan.kv_heads)?);
         match norms {
             (Some(q), Some(k)) => Ok(Some((q, k))),
             (None, None) => Ok(None),
@@ -282,14 +284,14 @@ impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
         let name = |part: &str| format!("blk.{i}.{part}");
         let [q, k, v] = self.qkv(i, plan)?;
         Ok(Block {
-            attn_norm: self.norm(&name("attn_norm"), width)?,
+            attn_norm: self.pre_norm(&name("attn_norm"), plan)?,
             q,
             k,
             v,
             qk_norm: self.qk_norm(i, plan)?,
             attn_output: self.linear(&name("attn_output"), width, plan.heads * plan.value_dim)?,
             post_attention_norm: self.maybe_norm(&name("post_attention_norm"), width)?,
-            ffn_norm: self.norm(&name("ffn_norm"), width)?,
+            ffn_norm: self.pre_norm(&name("ffn_norm"), plan)?,
             feed: self.feed(i, plan)?,
             post_ffw_norm: self.maybe_norm(&name("post_ffw_norm"), width)?,
         })

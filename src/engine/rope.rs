@@ -13,6 +13,8 @@ pub(super) struct Ropes {
     pub global: Rope,
     /// Layers with a window, where they differ.
     pub window: Option<Rope>,
+    /// Layers that are not rotated: all angles are zero.
+    still: Option<Rope>,
 }
 
 impl Ropes {
@@ -28,13 +30,20 @@ impl Ropes {
             frequencies: frequencies(base, rope.dims).map(|f| f as f32).collect(),
             magnitude: 1.0,
         });
-        Some(Ropes { global, window })
+        let still = rope.rotated.as_ref().map(|_| Rope {
+            style: rope.style,
+            frequencies: vec![0.0; rope.dims / 2],
+            magnitude: 1.0,
+        });
+        Some(Ropes { global, window, still })
     }
 
     /// The rotation of one layer.
     pub fn of(&self, plan: &Plan, layer: usize) -> &Rope {
-        match &self.window {
-            Some(rope) if plan.window_of(layer).is_some() => rope,
+        let rotated = plan.rope.as_ref().and_then(|r| r.rotated.as_ref()?.get(layer).copied()).unwrap_or(true);
+        match (&self.still, &self.window) {
+            (Some(still), _) if !rotated => still,
+            (_, Some(rope)) if plan.window_of(layer).is_some() => rope,
             _ => &self.global,
         }
     }
@@ -90,7 +99,7 @@ mod tests {
     use qconv_kernels::RopeStyle;
 
     fn plan(scaling: RopeScaling) -> RopePlan {
-        RopePlan { style: RopeStyle::Neox, dims: 64, base: 10000.0, scaling, window_base: None }
+        RopePlan { style: RopeStyle::Neox, dims: 64, base: 10000.0, scaling, window_base: None, rotated: None }
     }
 
     #[test]

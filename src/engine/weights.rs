@@ -52,14 +52,14 @@ pub(super) struct HeadNorm<B: Backend> {
 
 /// One transformer block.
 pub(super) struct Block<B: Backend> {
-    pub attn_norm: NormWeights<B>,                   // width
+    pub attn_norm: Option<NormWeights<B>>,           // width
     pub q: Linear<B>,                                // (heads * key_dim, width)
     pub k: Linear<B>,                                // (kv_heads * key_dim, width)
     pub v: Linear<B>,                                // (kv_heads * value_dim, width)
     pub qk_norm: Option<(HeadNorm<B>, HeadNorm<B>)>, // of queries and of keys
     pub attn_output: Linear<B>,                      // (width, heads * value_dim)
     pub post_attention_norm: Option<NormWeights<B>>, // width
-    pub ffn_norm: NormWeights<B>,                    // width
+    pub ffn_norm: Option<NormWeights<B>>,            // width
     pub feed: FeedWeights<B>,
     pub post_ffw_norm: Option<NormWeights<B>>, // width
 }

@@ -8,6 +8,7 @@
 use super::{Method, Needs, Setting, Tools, Transform, Work};
 use crate::arch::Channels;
 use crate::calibrate::channel_sums;
+use crate::error::caller;
 use crate::model::{Model, Site};
 use anyhow::Result;
 
@@ -36,6 +37,10 @@ fn smooth(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
     let text = tools.text()?;
     let mut sites = model.sites()?;
     sites.retain(|s| s.channels == Channels::Stream && s.layer.is_some());
+    if sites.is_empty() {
+        let path = model.path().display();
+        return Err(caller(format!("{path}: has no norm before attention or feed-forward that factors could go into")));
+    }
     let names: Vec<&str> = sites.iter().map(|s| s.to[0].as_str()).collect();
     let seen = channel_sums(model, text, &names, false, tools.ui)?;
     for site in &sites {
