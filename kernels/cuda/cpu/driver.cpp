@@ -1,20 +1,25 @@
 // A libcuda.so whose device is this process: the calls of the driver that qconv makes (through cudarc), over run_grid.
 //
-// 1. Device memory is host memory, filled with 0xff: what was never written is NaN. Every copy is checked against the
-//    allocations. Streams run at once, in the order of the calls; a stream that captures keeps the calls in a graph.
-// 2. As in CUDA, a kernel that failed leaves the context unusable: all later calls give the same error.
-// 3. It refuses what a device refuses, with the driver's errors: calls without a current context; grids, blocks and shared memory
+// 1. Device memory is host memory, filled with 0xff: what was never written is NaN. Every copy, and every pointer that a kernel
+//    is given, is checked against the allocations, with graphs against those that were there when they were recorded.
+// 2. Streams do nothing before somebody waits for them: a result that is read too soon is not there, and host memory is read when
+//    the copy comes to pass (up to 64 KiB are taken along with the call, as the driver promises). A stream that captures keeps
+//    the calls in a graph.
+// 3. As in CUDA, a kernel that failed leaves the context unusable: all later calls give the same error.
+// 4. It refuses what a device refuses, with the driver's errors: calls without a current context; grids, blocks and shared memory
 //    beyond the device's; images for other devices, and kernels that an image has not (it looks into them: kernels itself run from
 //    the sources); while recording, what would wait, allocate or end the recording. It is stricter where a device would
 //    take what nobody can want: recorded copies from and to the host's memory, and recorded allocations.
-// 4. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB) make
-//    devices that qconv has to refuse. QCONV_STAND_IN_POOLS=0: no memory pools. QCONV_STAND_IN_NVML=0: the management library
+// 5. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB),
+//    QCONV_STAND_IN_DRIVER (12040), QCONV_STAND_IN_INIT (0; another status of cuInit) make devices and drivers that qconv has to refuse.
+//    QCONV_STAND_IN_MULTIPROCESSORS (132). QCONV_STAND_IN_POOLS=0: no memory pools. QCONV_STAND_IN_NVML=0: the management library
 //    does not start.
 #include "image.h"
 #include "runtime.h"
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,7 +34,8 @@ namespace {
 // CUresult, as far as it is used here. Source: cuda.h 12.4.
 enum Status {
     SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
-    INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500, OUT_OF_RESOURCES = 701, LAUNCH_FAILED = 719,
+    INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700,
+    OUT_OF_RESOURCES = 701, LAUNCH_FAILED = 719, SYSTEM_NOT_READY = 802,
     CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURED_EVENT = 907, CAPTURE_WRONG_THREAD = 908
 };
 struct StatusName { Status status; const char *name, *sentence; };
@@ -44,6 +50,9 @@ constexpr StatusName STATUS_NAMES[] = {
     {NO_BINARY, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {NOT_READY, "CUDA_ERROR_NOT_READY", "device not ready"},
+    {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered (the stand-in told more on standard error)"},
+    {SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY", "system not yet initialized"},
     {OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure (the stand-in told more on standard error)"},
     {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
@@ -56,11 +65,21 @@ using Step = std::function<Status()>;
 using Clock = std::chrono::steady_clock;
 struct Graph { std::vector<Step> steps; };
 struct Stream {
+    std::deque<Step> queue;               // asked for, not done
     Graph* capture = nullptr;
     bool broken = false;                  // the recording: something was called that cannot be recorded
     std::thread::id by;
 };
-struct Event { Clock::time_point time; bool timed, recorded = false, captured = false; };
+// `done` counts those of its recordings that have come to pass: steps keep what they write, whatever becomes of the event.
+struct Record { Clock::time_point time; unsigned done = 0; };
+struct Event {
+    bool timed, captured = false;
+    unsigned recorded = 0;
+    Stream* stream = nullptr;             // of the last recording
+    std::shared_ptr<Record> record = std::make_shared<Record>();
+};
+// `number`: of all allocations ever made, so that one at the address of another is told from it.
+struct Allocation { size_t bytes; uint64_t number; };
 
 constexpr unsigned UNASKED = 48 << 10;    // shared memory that a block gets without asking
 struct Function { const stand_in::Kernel* kernel; unsigned own_shared, most_shared = UNASKED; };
@@ -72,11 +91,13 @@ thread_local void* current = nullptr;
 
 struct Device {
     std::recursive_mutex mutex;           // tests run on several threads; one thing happens at a time
-    std::map<uintptr_t, size_t> memory;   // address -> bytes
+    std::map<uintptr_t, Allocation> memory;  // by address
     size_t used = 0;
+    uint64_t allocations = 0;             // ever made
     Status broken = SUCCESS;
     Stream null_stream;
     std::set<Stream*> capturing;          // by any thread
+    std::set<Stream*> streams{&null_stream};
 
     // Never destroyed: tests may still free memory while the process ends.
     static Device& get() { static Device& device = *new Device; return device; }
@@ -121,11 +142,30 @@ Status submit(void* stream, Step step) {
     if (device.broken) return device.broken;
     Stream& s = stream_of(stream);
     if (s.capture && s.broken) return CAPTURE_INVALIDATED;
-    if (s.capture) {
-        s.capture->steps.push_back(std::move(step));
-        return SUCCESS;
+    (s.capture ? s.capture->steps.emplace_back() : s.queue.emplace_back()) = std::move(step);
+    return SUCCESS;
+}
+
+// Does what a stream was asked for. What goes wrong is told by this and all calls after it.
+Status finish(Stream* stream) {
+    Device& device = Device::get();
+    for (;;) {
+        std::lock_guard lock(device.mutex);  // let go between steps: others look at the device meanwhile
+        if (device.broken || !device.streams.count(stream) || stream->queue.empty()) return device.broken;
+        const Step step = std::move(stream->queue.front());
+        stream->queue.pop_front();
+        if (Status status = step()) device.broken = status;
     }
-    return step();
+}
+Status finish_all() {
+    Device& device = Device::get();
+    std::vector<Stream*> streams;
+    {
+        std::lock_guard lock(device.mutex);
+        streams.assign(device.streams.begin(), device.streams.end());
+    }
+    for (Stream* stream : streams) finish(stream);
+    return device.broken;
 }
 
 // What cannot be recorded: it breaks the recordings of `whose` and is refused.
@@ -148,13 +188,21 @@ Status unless_recorded(void* stream, const char* call) {
 #define NOT_RECORDING(whose) if (Status status = unless_recording(whose, __func__)) return status
 #define NOT_RECORDED(stream) if (Status status = unless_recorded(stream, __func__)) return status
 
-bool allocated(uint64_t at, size_t bytes) {
+// The number of the allocation that all of this lies in; 0: there is none.
+uint64_t allocation_of(uint64_t at, size_t bytes) {
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     auto after = device.memory.upper_bound(at);
-    if (after == device.memory.begin()) return false;
+    if (after == device.memory.begin()) return 0;
     --after;
-    return at + bytes <= after->first + after->second;
+    return at + bytes <= after->first + after->second.bytes ? after->second.number : 0;
+}
+bool allocated(uint64_t at, size_t bytes) { return allocation_of(at, bytes) != 0; }
+
+// What was one allocation when a call was made is still the same one when it comes to pass.
+Status still(uint64_t number, uint64_t at, size_t bytes, const char* call) {
+    if (number && allocation_of(at, bytes) == number) return SUCCESS;
+    return refuse(ILLEGAL_ADDRESS, call, "of memory that is not there, or not any more");
 }
 
 void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
@@ -164,8 +212,11 @@ void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
 #define CUDA_API extern "C" __attribute__((visibility("default"))) Status
 
 // ---- the device
-CUDA_API cuInit(unsigned) { return devices() > 0 ? SUCCESS : NO_DEVICE; }
-CUDA_API cuDriverGetVersion(int* version) { *version = 12040; return SUCCESS; }
+CUDA_API cuInit(unsigned) {
+    const int status = atoi(setting("QCONV_STAND_IN_INIT", "0"));
+    return status ? Status(status) : devices() > 0 ? SUCCESS : NO_DEVICE;
+}
+CUDA_API cuDriverGetVersion(int* version) { *version = atoi(setting("QCONV_STAND_IN_DRIVER", "12040")); return SUCCESS; }
 CUDA_API cuDeviceGetCount(int* count) { *count = devices(); return SUCCESS; }
 CUDA_API cuDeviceGet(int* device, int ordinal) { *device = ordinal; return ordinal < devices() ? SUCCESS : INVALID_DEVICE; }
 CUDA_API cuDeviceGetName(char* name, int room, int) { snprintf(name, size_t(room), "stand-in on the CPU"); return SUCCESS; }
@@ -178,7 +229,7 @@ CUDA_API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 8: *value = 48 << 10; break; // shared memory of a block
         case 10: *value = 32; break;      // lanes of a warp
         case 13: *value = 1000; break;    // clock, kHz
-        case 16: *value = 4; break;       // multiprocessors
+        case 16: *value = atoi(setting("QCONV_STAND_IN_MULTIPROCESSORS", "132")); break;
         case 36: *value = 1000; break;    // memory clock, kHz
         case 37: *value = 64; break;      // width of the memory bus, bits
         case 38: *value = 4 << 20; break; // second-level cache
@@ -200,7 +251,7 @@ CUDA_API cuCtxGetCurrent(void** context) { *context = current; return SUCCESS; }
 CUDA_API cuCtxSynchronize() {
     NEED_CONTEXT;
     NOT_RECORDING(EVERYBODYS);
-    return Device::get().broken;
+    return finish_all();
 }
 
 // ---- memory
@@ -218,11 +269,13 @@ Status allocate(uint64_t* at, size_t bytes) {
     std::lock_guard lock(device.mutex);
     if (device.broken) return device.broken;
     if (!bytes) return INVALID_VALUE;
-    if (bytes > total_memory() - std::min(total_memory(), device.used)) return OUT_OF_MEMORY;
+    auto fits = [&] { return bytes <= total_memory() - std::min(total_memory(), device.used); };
+    if (!fits() && finish_all() == SUCCESS && !fits()) return OUT_OF_MEMORY;  // with what is freed once all is done
+    if (device.broken) return device.broken;
     void* memory = nullptr;
     if (posix_memalign(&memory, 256, bytes)) return OUT_OF_MEMORY;  // as aligned as CUDA's
     memset(memory, 0xff, bytes);
-    device.memory[reinterpret_cast<uintptr_t>(memory)] = bytes;
+    device.memory[reinterpret_cast<uintptr_t>(memory)] = {bytes, ++device.allocations};
     device.used += bytes;
     *at = reinterpret_cast<uint64_t>(memory);
     return SUCCESS;
@@ -231,9 +284,8 @@ Status release(uint64_t at) {
     Device& device = Device::get();
     std::lock_guard lock(device.mutex);
     auto found = device.memory.find(at);
-    if (found == device.memory.end()) return INVALID_VALUE;
-    device.used -= found->second;
-    memset(pointer(at), 0xff, found->second);  // what a graph still reads there is no number
+    if (found == device.memory.end()) return refuse(INVALID_VALUE, "cuMemFree", "no allocation begins there");
+    device.used -= found->second.bytes;
     device.memory.erase(found);
     free(pointer(at));
     return SUCCESS;
@@ -248,6 +300,7 @@ CUDA_API cuMemAlloc_v2(uint64_t* at, size_t bytes) {
 CUDA_API cuMemFree_v2(uint64_t at) {
     NEED_CONTEXT;
     NOT_RECORDING(THREADS);
+    if (Status status = finish_all()) return status;
     return release(at);
 }
 // A device records both, as memory that belongs to the graph: not what anybody means who keeps the address.
@@ -258,7 +311,8 @@ CUDA_API cuMemAllocAsync(uint64_t* at, size_t bytes, void* stream) {
 }
 CUDA_API cuMemFreeAsync(uint64_t at, void* stream) {  // needs no current context, since the stream has one
     NOT_RECORDED(stream);
-    return release(at);
+    if (!allocated(at, 1)) return refuse(INVALID_VALUE, __func__, "no allocation begins there");
+    return submit(stream, [=] { return release(at); });
 }
 CUDA_API cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
     NEED_CONTEXT;
@@ -267,73 +321,126 @@ CUDA_API cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
 }
 CUDA_API cuMemFreeHost(void* memory) { free(memory); return SUCCESS; }
 // A device records copies from and to the host with the host's address, where something else may lie at the time of a launch.
+constexpr size_t TAKEN_ALONG = 64 << 10;  // bytes from the host: CUDA driver API, "API synchronization behavior"
 CUDA_API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
     NEED_CONTEXT;
     NOT_RECORDED(stream);
-    if (!allocated(to, bytes)) return INVALID_VALUE;
-    return submit(stream, [=] { memcpy(pointer(to), from, bytes); return SUCCESS; });
+    const uint64_t number = allocation_of(to, bytes);
+    if (!number) return INVALID_VALUE;
+    const char* const first = static_cast<const char*>(from);
+    const std::vector<char> taken(first, first + (bytes <= TAKEN_ALONG ? bytes : 0));
+    return submit(stream, [=] {
+        if (Status status = still(number, to, bytes, "cuMemcpyHtoDAsync")) return status;
+        memcpy(pointer(to), bytes <= TAKEN_ALONG ? taken.data() : from, bytes);
+        return SUCCESS;
+    });
 }
+// The driver has written memory that is not pinned when it returns; nothing here relies on it.
 CUDA_API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
     NEED_CONTEXT;
     NOT_RECORDED(stream);
-    if (!allocated(from, bytes)) return INVALID_VALUE;
-    return submit(stream, [=] { memcpy(to, pointer(from), bytes); return SUCCESS; });
+    const uint64_t number = allocation_of(from, bytes);
+    if (!number) return INVALID_VALUE;
+    return submit(stream, [=] {
+        if (Status status = still(number, from, bytes, "cuMemcpyDtoHAsync")) return status;
+        memcpy(to, pointer(from), bytes);
+        return SUCCESS;
+    });
 }
 CUDA_API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
     NEED_CONTEXT;
-    if (!allocated(from, bytes) || !allocated(to, bytes)) return INVALID_VALUE;
-    return submit(stream, [=] { memmove(pointer(to), pointer(from), bytes); return SUCCESS; });
+    const uint64_t source = allocation_of(from, bytes), target = allocation_of(to, bytes);
+    if (!source || !target) return INVALID_VALUE;
+    return submit(stream, [=] {
+        if (Status status = still(source, from, bytes, "cuMemcpyDtoDAsync")) return status;
+        if (Status status = still(target, to, bytes, "cuMemcpyDtoDAsync")) return status;
+        memmove(pointer(to), pointer(from), bytes);
+        return SUCCESS;
+    });
 }
 CUDA_API cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
     NEED_CONTEXT;
-    if (!allocated(to, bytes)) return INVALID_VALUE;
-    return submit(stream, [=] { memset(pointer(to), value, bytes); return SUCCESS; });
+    const uint64_t number = allocation_of(to, bytes);
+    if (!number) return INVALID_VALUE;
+    return submit(stream, [=] {
+        if (Status status = still(number, to, bytes, "cuMemsetD8Async")) return status;
+        memset(pointer(to), value, bytes);
+        return SUCCESS;
+    });
 }
 
 // ---- streams, events
-CUDA_API cuStreamCreate(void** stream, unsigned) { NEED_CONTEXT; *stream = new Stream; return SUCCESS; }
-CUDA_API cuStreamDestroy_v2(void* stream) {
+CUDA_API cuStreamCreate(void** stream, unsigned) {
+    NEED_CONTEXT;
     std::lock_guard lock(Device::get().mutex);
-    Device::get().capturing.erase(static_cast<Stream*>(stream));
-    delete static_cast<Stream*>(stream);
+    Stream* const made = new Stream;
+    Device::get().streams.insert(made);
+    *stream = made;
+    return SUCCESS;
+}
+CUDA_API cuStreamDestroy_v2(void* stream) {  // which ends when all is done that it was asked for
+    Stream* const s = static_cast<Stream*>(stream);
+    finish(s);
+    std::lock_guard lock(Device::get().mutex);
+    Device::get().capturing.erase(s);
+    Device::get().streams.erase(s);
+    delete s;
     return SUCCESS;
 }
 CUDA_API cuStreamSynchronize(void* stream) {
     NEED_CONTEXT;
     NOT_RECORDED(stream);
-    return Device::get().broken;
+    return finish(&stream_of(stream));
 }
-CUDA_API cuStreamWaitEvent(void*, void*, unsigned) { NEED_CONTEXT; return Device::get().broken; }
-CUDA_API cuEventCreate(void** event, unsigned flags) { NEED_CONTEXT; *event = new Event{{}, !(flags & 2)}; return SUCCESS; }  // 2: not timed
+CUDA_API cuStreamWaitEvent(void*, void* event, unsigned) {
+    NEED_CONTEXT;
+    return finish(static_cast<Event*>(event)->stream);
+}
+CUDA_API cuEventCreate(void** event, unsigned flags) { NEED_CONTEXT; *event = new Event{!(flags & 2)}; return SUCCESS; }  // 2: not timed
 CUDA_API cuEventDestroy_v2(void* event) { delete static_cast<Event*>(event); return SUCCESS; }
 CUDA_API cuEventRecord(void* event, void* stream) {
     NEED_CONTEXT;
     Event* const e = static_cast<Event*>(event);
-    e->recorded = true;
-    e->captured = stream_of(stream).capture != nullptr;
-    return submit(stream, [=] { e->time = Clock::now(); return SUCCESS; });
+    Stream& s = stream_of(stream);
+    e->captured = s.capture != nullptr;
+    e->stream = &s;
+    if (!e->captured) ++e->recorded;
+    return submit(stream, [record = e->record] {
+        record->time = Clock::now();
+        ++record->done;
+        return SUCCESS;
+    });
 }
 
 namespace {
 // An event that is recorded in a graph tells nothing.
-Status waited_for(void* event, const char* call) {
-    if (!static_cast<Event*>(event)->captured) return Device::get().broken;
+Status wait_for(void* event, const char* call) {
+    const Event& e = *static_cast<Event*>(event);
+    if (!e.captured) return finish(e.stream);
     unless_recording(THREADS, call);
     return refuse(CAPTURED_EVENT, call, "the event was recorded in a graph");
 }
+bool pending(const Event& e) { return e.record->done != e.recorded; }
 }  // namespace
 
-CUDA_API cuEventSynchronize(void* event) { NEED_CONTEXT; return waited_for(event, __func__); }
-CUDA_API cuEventQuery(void* event) { NEED_CONTEXT; return waited_for(event, __func__); }
+CUDA_API cuEventSynchronize(void* event) { NEED_CONTEXT; return wait_for(event, __func__); }
+CUDA_API cuEventQuery(void* event) {
+    NEED_CONTEXT;
+    const bool early = pending(*static_cast<Event*>(event));
+    if (Status status = wait_for(event, __func__)) return status;
+    return early ? NOT_READY : SUCCESS;   // the next time it is
+}
 CUDA_API cuEventElapsedTime(float* milliseconds, void* start, void* end) {
     NEED_CONTEXT;
-    const Event *a = static_cast<Event*>(start), *b = static_cast<Event*>(end);
-    if (!a->timed || !b->timed || !a->recorded || !b->recorded || a->captured || b->captured) return INVALID_HANDLE;
-    *milliseconds = std::chrono::duration<float, std::milli>(b->time - a->time).count();
+    const Event &a = *static_cast<Event*>(start), &b = *static_cast<Event*>(end);
+    if (!a.timed || !b.timed || !a.recorded || !b.recorded || a.captured || b.captured) return INVALID_HANDLE;
+    if (pending(a) || pending(b)) return refuse(NOT_READY, __func__, "nobody has waited for the event");
+    *milliseconds = std::chrono::duration<float, std::milli>(b.record->time - a.record->time).count();
     return SUCCESS;
 }
 
 // ---- graphs
+using Executable = std::shared_ptr<const Graph>;  // a launch that has not come to pass keeps it
 CUDA_API cuStreamBeginCapture_v2(void* stream, int) {
     NEED_CONTEXT;
     Device& device = Device::get();
@@ -367,22 +474,21 @@ CUDA_API cuStreamEndCapture(void* stream, void** graph) {
 CUDA_API cuStreamIsCapturing(void* stream, int* status) { *status = stream_of(stream).capture ? 1 : 0; return SUCCESS; }
 CUDA_API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
     NEED_CONTEXT;
-    *executable = new Graph(*static_cast<Graph*>(graph));
+    *executable = new Executable(std::make_shared<Graph>(*static_cast<Graph*>(graph)));
     return SUCCESS;
 }
 CUDA_API cuGraphUpload(void*, void*) { return SUCCESS; }
 CUDA_API cuGraphLaunch(void* executable, void* stream) {
     NEED_CONTEXT;
-    Device& device = Device::get();
-    std::lock_guard lock(device.mutex);
-    if (stream_of(stream).capture) return CAPTURE_UNSUPPORTED;
-    if (device.broken) return device.broken;
-    for (Step& step : static_cast<Graph*>(executable)->steps)
-        if (Status status = step()) return status;
-    return SUCCESS;
+    NOT_RECORDED(stream);  // a device takes it as a graph within the graph
+    return submit(stream, [graph = *static_cast<Executable*>(executable)] {
+        for (const Step& step : graph->steps)
+            if (Status status = step()) return status;
+        return SUCCESS;
+    });
 }
 CUDA_API cuGraphDestroy(void* graph) { delete static_cast<Graph*>(graph); return SUCCESS; }
-CUDA_API cuGraphExecDestroy(void* executable) { delete static_cast<Graph*>(executable); return SUCCESS; }
+CUDA_API cuGraphExecDestroy(void* executable) { delete static_cast<Executable*>(executable); return SUCCESS; }
 
 // ---- modules: an image says which kernels there are, and for which devices; what runs are those of this library
 CUDA_API cuModuleLoadData(void** module, const void* data) {
@@ -399,6 +505,7 @@ CUDA_API cuModuleLoadData(void** module, const void* data) {
 CUDA_API cuModuleUnload(void* module) {
     NEED_CONTEXT;
     NOT_RECORDING(THREADS);
+    finish_all();
     delete static_cast<Module*>(module);
     return SUCCESS;
 }
@@ -464,13 +571,29 @@ CUDA_API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, u
         kept[i].resize((kernel.sizes[i] + 15) / 16);
         memcpy(kept[i].data(), parameters[i], kernel.sizes[i]);
     }
-    return submit(stream, [=, &kernel]() mutable {
+    // Parameters of eight bytes are pointers; of those that are not null each leads into an allocation (or just behind).
+    std::vector<uint64_t> numbers(kernel.count);
+    auto number_of = [](const Room& room) {
+        uint64_t at;
+        memcpy(&at, room.bytes, sizeof at);
+        return allocation_of(at, 0);
+    };
+    for (unsigned i = 0; i < kernel.count; ++i)
+        if (kernel.sizes[i] == 8) numbers[i] = number_of(kept[i][0]);
+    return submit(stream, [=, &kernel] {
         std::vector<void*> arguments;
-        for (auto& parameter : kept) arguments.push_back(parameter.data());
+        for (unsigned i = 0; i < kernel.count; ++i) {
+            arguments.push_back(const_cast<Room*>(kept[i].data()));
+            constexpr Room null{};
+            if (kernel.sizes[i] == 8 && memcmp(&kept[i][0], &null, 8) && (!numbers[i] || number_of(kept[i][0]) != numbers[i])) {
+                fprintf(stderr, "stand-in libcuda: %s: parameter %u is the address of memory that is not there, or not any more\n", kernel.name, i);
+                return ILLEGAL_ADDRESS;
+            }
+        }
         const char* message;
         if (stand_in::run_grid(kernel, {gx, gy, gz}, {bx, by, bz}, shared, arguments.data(), &message)) return SUCCESS;
         fprintf(stderr, "stand-in libcuda: %s\n", message);
-        return Device::get().broken = LAUNCH_FAILED;
+        return LAUNCH_FAILED;
     });
 }
 

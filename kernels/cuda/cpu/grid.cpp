@@ -1,4 +1,4 @@
-// Runs grids: one context for each thread of a block, blocks one after the other.
+// Runs grids: one context for each thread of a block, blocks one after the other, in any order.
 //
 //   for each block:   fill shared memory with 0xff (NaN as a float)
 //                     all threads are ready
@@ -7,7 +7,7 @@
 //
 // 1. A thread waits at barriers and in meetings of its warp; nothing else changes threads, so a block's result depends on the
 //    order only where the kernel has a race. QCONV_CUDA_ORDER (forward, reverse, or a number: the seed of random orders)
-//    chooses it.
+//    chooses it, and likewise that of the blocks: none may wait for another, or care which came before.
 // 2. Threads that have ended count neither at barriers nor in meetings (CUDA C++ guide, 7.6 and 7.22).
 // 3. This file is never instrumented: the sanitizers watch the kernels. It allocates nothing while threads run.
 #include "runtime.h"
@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdarg>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -141,6 +142,16 @@ struct Order {
         if (kind == RANDOM) return std::shuffle(turn.begin(), turn.end(), random);
         std::sort(turn.begin(), turn.end());
         if (kind == REVERSE) std::reverse(turn.begin(), turn.end());
+    }
+
+    // Which of `count` blocks are taken one after the other: all of them, in steps of a number without a common divisor.
+    struct Blocks { uint64_t first, step; };
+    Blocks blocks(uint64_t count) {
+        if (kind == FORWARD) return {0, 1};
+        if (kind == REVERSE) return {count - 1, count - 1};
+        Blocks blocks{random() % count, 1 + random() % count};
+        while (std::gcd(blocks.step, count) != 1) ++blocks.step;
+        return blocks;
     }
 };
 
@@ -321,12 +332,13 @@ bool run_grid(const Kernel& kernel, dim3 size, dim3 block, unsigned shared_bytes
     static Order order;
     gridDim = size;
     blockDim = block;
-    for (blockIdx.z = 0; blockIdx.z < size.z; ++blockIdx.z)
-        for (blockIdx.y = 0; blockIdx.y < size.y; ++blockIdx.y)
-            for (blockIdx.x = 0; blockIdx.x < size.x; ++blockIdx.x) {
-                run_block(count, shared_bytes, order, turn);
-                if (grid.failed) return false;
-            }
+    const uint64_t all = uint64_t(size.x) * size.y * size.z;
+    const Order::Blocks blocks = order.blocks(all);
+    for (uint64_t i = 0, at = blocks.first; i < all; ++i, at = (at + blocks.step) % all) {
+        blockIdx = {unsigned(at % size.x), unsigned(at / size.x % size.y), unsigned(at / size.x / size.y)};
+        run_block(count, shared_bytes, order, turn);
+        if (grid.failed) return false;
+    }
     return true;
 }
 

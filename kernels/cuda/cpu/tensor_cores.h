@@ -1,5 +1,6 @@
 // What intrinsics.cuh wraps in PTX, on the CPU: loads, asynchronous copies, ldmatrix, and the tensor cores' products.
-// Fragments lie over lanes as the PTX ISA 8.4 says (9.7.13.4, 9.7.14.5); `group` is lane / 4 and `in_group` lane % 4 there.
+// Fragments lie over lanes as the PTX ISA 8.4 says (9.7.13.4, 9.7.14.5); `group` is lane / 4 and `in_group` lane % 4 there. They are
+// CUTLASS's too, whose layouts have run on hardware (cute/atom/mma_traits_sm75.hpp and _sm80.hpp).
 #pragma once
 
 inline uint4 load_once(const void* from, STAND_IN_SITE) {
@@ -71,6 +72,24 @@ template <class Element> inline float stand_in_element(uint32_t word, unsigned i
     if constexpr (std::is_same_v<Element, half>) return float(x);
     else return __bfloat162float(x);
 }
+// c + a sum of 16 products. Devices align the terms to the largest, cut off what is more than 24 bits below it, and cut off what a
+// float does not hold of the sum (Fasi, Higham, Mikaitis & Pranesh 2021, for V100, T4 and A100).
+inline float stand_in_sum(float c, const float (&products)[16]) {
+#if defined(STAND_IN_ROUNDING)
+    float largest = fabsf(c), plain = c;
+    for (float p : products) largest = std::fmax(largest, fabsf(p)), plain += p;
+    if (largest == 0.0f || !std::isfinite(plain) || !std::isfinite(largest)) return plain;
+    const double unit = std::ldexp(1.0, std::ilogb(largest) - 24);
+    double sum = std::trunc(double(c) / unit);
+    for (float p : products) sum += std::trunc(double(p) / unit);
+    sum *= unit;
+    const float rounded = float(sum);
+    return std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
+#else
+    for (float p : products) c += p;
+    return c;
+#endif
+}
 template <class Element> inline void stand_in_mma_k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], stand_in::Site site) {
     StandInFragments mine;
     __builtin_memcpy(mine.a, a, 16);
@@ -82,10 +101,13 @@ template <class Element> inline void stand_in_mma_k16(float (&d)[4], const uint3
         row[i] = stand_in::brought<StandInFragments>(all, group * 4 + i, site);
         for (unsigned c = 0; c < 2; ++c) column[c][i] = stand_in::brought<StandInFragments>(all, (in_group * 2 + c) * 4 + i, site);
     }
-    for (unsigned i = 0; i < 4; ++i)      // row group + 8 (i / 2), column 2 in_group + i % 2
+    for (unsigned i = 0; i < 4; ++i) {    // row group + 8 (i / 2), column 2 in_group + i % 2
+        float products[16];
         for (unsigned k = 0; k < 16; ++k) // in register i / 2 + 2 (k / 8) of A, k / 8 of B, of lane k % 8 / 2 of its group
-            d[i] += stand_in_element<Element>(row[k % 8 / 2].a[i / 2 + k / 8 * 2], k % 2) *
-                    stand_in_element<Element>(column[i % 2][k % 8 / 2].b[k / 8], k % 2);
+            products[k] = stand_in_element<Element>(row[k % 8 / 2].a[i / 2 + k / 8 * 2], k % 2) *
+                          stand_in_element<Element>(column[i % 2][k % 8 / 2].b[k / 8], k % 2);
+        d[i] = stand_in_sum(d[i], products);
+    }
 }
 inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], STAND_IN_SITE) {
     stand_in_mma_k16<half>(d, a, b, STAND_IN_HERE("mma_m16n8k16_f16"));

@@ -96,13 +96,29 @@ template <class T> inline T atomicExch(T* at, T to) { return stand_in::change(at
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+// With STAND_IN_ROUNDING kernels round where a device may: the compiler contracts products and sums (but not these, as there),
+// fast functions are off by as much as they may be, tensor cores cut sums off (tensor_cores.h).
+inline float stand_in_kept(float x) {
+#if defined(STAND_IN_ROUNDING)
+    asm("" : "+x"(x));  // a number of its own to the compiler
+#endif
+    return x;
+}
+#if defined(STAND_IN_ROUNDING)
+// 2 + |1.173 x| units in the last place (CUDA C++ Programming Guide, 13.2), alternately above and below.
+inline float __expf(float x) {
+    const float y = exp2f(stand_in_kept(x * 1.4426950408889634f)), off = (2.0f + fabsf(1.173f * x)) * 5.9604645e-8f * y;
+    return x == 0.0f || !(off < INFINITY) ? y : __builtin_bit_cast(unsigned, x) & 1 ? y + off : y - off;
+}
+#else
 inline float __expf(float x) { return expf(x); }
+#endif
 inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return stand_in_kept(a * b); }
+inline float __fadd_rn(float a, float b) { return stand_in_kept(a) + stand_in_kept(b); }
 inline int __float2int_rn(float x) { return int(rintf(x)); }
 inline int __float_as_int(float x) { int i; __builtin_memcpy(&i, &x, 4); return i; }
 inline unsigned __float_as_uint(float x) { unsigned i; __builtin_memcpy(&i, &x, 4); return i; }

@@ -3,8 +3,8 @@
 //! a C++ compiler (g++ 12 or clang++ 15, for half precision).
 //!
 //! Environment:
-//! - `QCONV_CUDA_SANITIZE=address|thread`: with the address and undefined-behaviour sanitizers, or with the race detector.
-//!   Their runtime has to be loaded before the test program: `kernels/cuda/sanitize.sh` does it.
+//! - `QCONV_CUDA_SANITIZE=address|thread|rounding`: with the address and undefined-behaviour sanitizers, with the race detector (their
+//!   runtime has to be loaded before the test program: `kernels/cuda/sanitize.sh` does it), or with a device's roundings.
 //! - `QCONV_CUDA_TESTS=required`: a machine without a compiler fails instead of skipping.
 //! - `CXX`: the compiler.
 
@@ -42,12 +42,18 @@ const SANITIZERS: &[Sanitizer] = &[
         define: "-DSTAND_IN_ADDRESS",
     },
     Sanitizer { name: "thread", flags: &["-O1", "-fsanitize=thread"], define: "-DSTAND_IN_THREAD" },
+    // No sanitizer, but kernels that round where a device may.
+    Sanitizer {
+        name: "rounding",
+        flags: &["-O2", "-ffp-contract=fast", "-DSTAND_IN_ROUNDING"],
+        define: "-DSTAND_IN_PLAIN",
+    },
 ];
 
 fn build() -> Result<Option<PathBuf>, String> {
     let wanted = env::var("QCONV_CUDA_SANITIZE").unwrap_or_else(|_| "none".into());
     let Some(sanitizer) = SANITIZERS.iter().find(|s| s.name == wanted) else {
-        return Err(format!("QCONV_CUDA_SANITIZE is {wanted}; none, address and thread are possible"));
+        return Err(format!("QCONV_CUDA_SANITIZE is {wanted}; none, address, thread and rounding are possible"));
     };
     let Some((compiler, version)) = compiler() else {
         if env::var("QCONV_CUDA_TESTS").is_ok_and(|v| v == "required") {

@@ -19,6 +19,10 @@ fn formats() -> impl Iterator<Item = &'static block::BlockFormat> {
     block::ALL.iter().copied().filter(|f| f.quantize.is_some() && f.dequantize.is_some())
 }
 
+fn named(format: &&block::BlockFormat) -> String {
+    format.name.to_owned()
+}
+
 /// How far results may be from the oracle's, relative to the largest.
 ///
 /// - Quantized weights: both backends round activations to the same 8 bits and sum integers exactly; what differs is the order
@@ -45,7 +49,7 @@ fn oracle_for(format: &block::BlockFormat) -> Cpu {
 fn products_in_every_format() {
     let Some(cuda) = cuda() else { return };
     let mut random = Random::new(5);
-    for format in formats() {
+    each(formats(), named, |format| {
         let unit = format.block_weights;
         // Every kernel of a format, tiles with rows, tokens and groups to spare, and without.
         for (n, rows, blocks) in [(1, 67, 3), (2, 5, 9), (8, 33, 1), (9, 70, 1), (17, 18, 2), (33, 130, 1), (65, 7, 1)]
@@ -86,7 +90,7 @@ fn products_in_every_format() {
                 assert_eq!(got[end..], [7.0; 5], "{what}: wrote behind the result");
             }
         }
-    }
+    });
 }
 
 /// Products of launches with very many rows: one warp takes all columns, group after group.
@@ -95,7 +99,7 @@ fn one_warp_takes_several_groups() {
     let Some(mut cuda) = cuda() else { return };
     cuda.device.tune().matvec_warps = 1;
     let mut random = Random::new(13);
-    for format in formats() {
+    each(formats(), named, |format| {
         let cols = if format.block_weights == 1 { 1096 } else { 2304 };
         for n in [1, 3] {
             let (weight, x) = (random_weight(&mut random, format, &[6, cols]), random.floats(n * cols));
@@ -108,7 +112,7 @@ fn one_warp_takes_several_groups() {
             let want = run(&oracle_for(format), &weight, &x, n);
             agree(&run(&cuda, &weight, &x, n), &want, 4e-6, &format!("{}, {n} tokens", format.name));
         }
-    }
+    });
 }
 
 /// Queries, keys and values of one token in two formats: in one launch where there is a kernel for the pair.
@@ -175,7 +179,7 @@ fn what_is_no_number_stays_none() {
 fn embeddings_in_every_format() {
     let Some(cuda) = cuda() else { return };
     let mut random = Random::new(8);
-    for format in formats() {
+    each(formats(), named, |format| {
         for blocks in [1, 3] {
             let cols = if format.block_weights == 1 { 37 * blocks } else { format.block_weights * blocks };
             let tensor = random_weight(&mut random, format, &[5, cols]);
@@ -187,7 +191,7 @@ fn embeddings_in_every_format() {
             }
             assert_eq!(run(&cuda, &tensor, cols), run(&oracle(), &tensor, cols), "{} {cols}", format.name);
         }
-    }
+    });
 }
 
 /// A product behind attention takes what attention rounded, once the first has asked for it: bit for bit what a launch of its own
@@ -311,7 +315,8 @@ fn attention() {
         (7, 1, 64, 64, None, None, 0, 33),
         (3, 3, 80, 80, Some(9), Some(2.0), 0, 37),
     ];
-    for &(heads, kv_heads, key_dim, value_dim, window, soft_cap, start, n) in cases {
+    let name = |case: &&Case| format!("{case:?}");
+    each(cases, name, |&(heads, kv_heads, key_dim, value_dim, window, soft_cap, start, n)| {
         let shape = Attention { heads, kv_heads, key_dim, value_dim, scale: 0.7, window, soft_cap };
         let positions = start + n;
         let (key_width, value_width) = (kv_heads * key_dim, kv_heads * value_dim);
@@ -336,5 +341,5 @@ fn attention() {
         // On tensor cores queries and probabilities are halves, 2^-12 off each: a score of 10 by 0.002 at worst.
         let allowed = if key_dim < 64 || key_dim != value_dim { 1e-5 } else { 2e-3 };
         agree(&compute!(&cuda), &compute!(&oracle()), allowed, &format!("{shape:?} start {start} n {n}"));
-    }
+    });
 }

@@ -10,6 +10,7 @@ mod refusals;
 use super::*;
 use crate::cpu::{self, Cpu};
 use qconv_formats::{Shape, block};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 /// The device that the tests run on: a GPU, unless `QCONV_CUDA_TESTS` is `stand-in` or there is none; then the stand-in, unless it
@@ -39,6 +40,19 @@ pub(super) fn cuda() -> Option<Cuda> {
         Some(opened.expect("a driver without a device is in the way: set QCONV_CUDA_TESTS=stand-in, or fix it"))
     });
     first.as_ref().map(|_| Cuda::new(Options::default()).unwrap())
+}
+
+/// Runs a test on each of several things to its end, whatever fails on the way: on new hardware one wants to know of all. Panics
+/// with the names of those that failed.
+pub(super) fn each<T>(all: impl IntoIterator<Item = T>, name: impl Fn(&T) -> String, mut test: impl FnMut(T)) {
+    let mut failed = Vec::new();
+    for one in all {
+        let name = name(&one);
+        if catch_unwind(AssertUnwindSafe(|| test(one))).is_err() {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "failed: {}", failed.join(", "));
 }
 
 /// The oracle: the CPU backend with f32 activations.
