@@ -1,5 +1,6 @@
 //! Opening a device, and its modules of kernels.
 
+use super::driver;
 use super::images;
 use super::launch::{Kernel, Launch};
 use super::memory::{Memory, floats_as_bytes};
@@ -42,7 +43,8 @@ pub(super) struct Device {
 
 /// What a failed call of the driver means, in words.
 pub(super) fn failed(what: &str, error: DriverError) -> Error {
-    let name = error.error_name().map_or("unknown error".into(), |n| n.to_string_lossy().into_owned());
+    let name = error.error_name();
+    let name = name.map_or_else(|_| format!("error {}", error.0 as u32), |n| n.to_string_lossy().into_owned());
     let said = error.error_string().map_or(String::new(), |s| format!(" ({})", s.to_string_lossy()));
     Error::Device(format!("the CUDA driver failed while {what}: {name}{said}"))
 }
@@ -68,6 +70,12 @@ impl Device {
             Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
                 return unavailable("the NVIDIA driver finds no device; use --backend cpu");
             }
+            Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => {
+                return unavailable(
+                    "the libcuda.so that was found is the stub of a CUDA toolkit, not the NVIDIA driver's: take its folder off \
+                     LD_LIBRARY_PATH, or use --backend cpu",
+                );
+            }
             Err(e) => return unavailable(format!("{}; use --backend cpu", failed("starting", e))),
         }
         let mut version = 0;
@@ -78,6 +86,11 @@ impl Device {
                 "the NVIDIA driver knows CUDA {}.{}; version 12.0 (driver 525) or newer is needed",
                 version / 1000,
                 version % 1000 / 10
+            ));
+        }
+        if let Some(name) = driver::missing() {
+            return unavailable(format!(
+                "the NVIDIA driver's libcuda.so has no {name}: install it anew, or use --backend cpu"
             ));
         }
         let starting = |e| Error::Unavailable(format!("{}; use --backend cpu", failed("opening the device", e)));

@@ -9,6 +9,7 @@
 mod attention;
 mod bandwidth;
 mod device;
+mod driver;
 mod elements;
 mod images;
 mod launch;
