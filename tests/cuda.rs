@@ -6,6 +6,7 @@
 mod common;
 
 use common::{arg, fixture};
+use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -64,6 +65,61 @@ fn every_family_gives_the_logits_of_transformers() {
     }
 }
 
+/// A checkpoint of 16-bit floats, in f32.
+fn widened(folder: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    std::fs::copy(folder.join("config.json"), to.join("config.json")).unwrap();
+    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let wide: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, view)| {
+            assert_eq!(view.dtype(), Dtype::BF16, "{name}");
+            let floats = view.data().chunks_exact(2).flat_map(|b| [0, 0, b[0], b[1]]).collect();
+            (name.to_owned(), view.shape().to_vec(), floats)
+        })
+        .collect();
+    let views = wide.iter().map(|(n, shape, b)| (n, TensorView::new(Dtype::F32, shape.clone(), b).unwrap()));
+    std::fs::write(to.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// Rotary scalings, windows, caps, biases, experts: with weights in f32, so that nothing but the cache is rounded.
+#[test]
+fn unusual_configurations_give_the_logits_of_transformers() {
+    // Of the largest logit: keys and values have 11 bits.
+    const ALLOWED: f32 = 3e-3;
+    let scratch = tempfile::tempdir().unwrap();
+    let entries = std::fs::read_dir(fixture("configurations")).unwrap().map(|e| e.unwrap().path());
+    let folders: Vec<_> = entries.filter(|p| p.is_dir()).collect();
+    assert!(folders.len() >= 13, "the fixtures are not there");
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let json = |file: &str| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap()
+        };
+        let (model, ids, out) = (scratch.path().join(name), scratch.path().join("ids"), scratch.path().join("out"));
+        widened(&folder, &model);
+        let tokens = json("expected.json")["tokens"].clone();
+        std::fs::write(&ids, tokens.to_string()).unwrap();
+        if ok(&["run", arg(&model), "--tokens", arg(&ids), "--logits", arg(&out), "--backend", "cuda"], &[]).is_none() {
+            return;
+        }
+        let (got, want) = (floats(&out), floats(&folder.join("expected_logits.f32")));
+        assert_eq!(got.len(), want.len());
+        let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let (rows, columns) = (tokens.as_array().unwrap().len(), want.len() / tokens.as_array().unwrap().len());
+        let is_off = |row: &usize| {
+            let at = row * columns..(row + 1) * columns;
+            !got[at.clone()].iter().zip(&want[at]).all(|(a, b)| (a - b).abs() <= ALLOWED * largest)
+        };
+        let off: Vec<usize> = (0..rows).filter(is_off).collect();
+        // A router that prefers an expert by less than that decides otherwise, for one token here.
+        let config = json("config.json");
+        let experts = ["num_local_experts", "num_experts"].iter().any(|key| config.get(key).is_some());
+        assert!(off.len() <= usize::from(experts), "{name}: rows {off:?}");
+    }
+}
+
 #[test]
 fn greedy_text_is_the_processors() {
     let model = fixture("models/stories260k");
@@ -75,6 +131,10 @@ fn greedy_text_is_the_processors() {
     let text = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["text"].clone();
     assert_eq!(text(&cuda), text(&cpu));
     assert!(text(&cpu).as_str().unwrap().len() > 40);
+    // The prompt's time is the device's, not the time that it takes to ask for it: the first token takes not much longer.
+    let number = |key: &str| serde_json::from_str::<serde_json::Value>(&cuda).unwrap()[key].as_f64().unwrap();
+    let prompt = number("prompt_tokens") / number("prompt_tokens_per_second");
+    assert!(prompt > number("time_to_first_token_seconds") / 4.0, "{cuda}");
 }
 
 #[test]
@@ -219,6 +279,10 @@ fn devices_that_cannot_be_used_are_refused_in_a_sentence_and_auto_takes_the_proc
     let args = |backend| ["run", arg(&model), "-p", "x", "-n", "1", "--backend", backend];
     for (name, value, why) in [
         ("QCONV_STAND_IN_DEVICES", "0", "finds no device"),
+        ("QCONV_STAND_IN_INIT", "34", "the stub of a CUDA toolkit"),
+        ("QCONV_STAND_IN_INIT", "802", "CUDA_ERROR_SYSTEM_NOT_READY"),
+        ("QCONV_STAND_IN_INIT", "999", "starting: error 999"),
+        ("QCONV_STAND_IN_DRIVER", "11080", "knows CUDA 11.8; version 12.0 (driver 525) or newer is needed"),
         ("QCONV_STAND_IN_CAPABILITY", "7.0", "7.5 (Turing) or newer is needed"),
         ("QCONV_STAND_IN_MEMORY", "1000000", "the weights take"),
     ] {

@@ -98,13 +98,15 @@ impl<B: Backend> Setting<'_, B> {
         prompt: &[u32],
     ) -> anyhow::Result<Generated> {
         let start = Instant::now();
+        // By the device's clock: the last batch is not done when `feed` returns.
+        let stopwatch = self.engine.backend().stopwatch()?;
         let mut fed = 0;
         for batch in prompt.chunks(session.batch()).take_while(|_| !interrupted()) {
             let before = session.length();
             session.feed(batch)?;
             fed += session.length() - before;
         }
-        let prompt_time = start.elapsed();
+        let prompt_time = Duration::from_secs_f64(stopwatch()?);
         prompt.iter().for_each(|&t| sampler.accept(t));
         let mut out = Generated {
             text: String::new(),
