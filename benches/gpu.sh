@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
 # What has to be seen on a real GPU, in two steps, since a machine with one may have no Rust and no network:
 #
-#   benches/gpu.sh pack FOLDER        where Rust is: builds everything that is needed into FOLDER (some 30 MB), to be copied over
+#   benches/gpu.sh pack FOLDER        where Rust is: builds everything that is needed into FOLDER (some 30 MB), to be copied over. What an
+#                                     interrupted call has built is not built again; PROFILE=dev is sooner done (and slower on the processor)
 #   FOLDER/gpu.sh PART [MODEL...]     where the GPU is: one of three parts, or `run` for all of them. Writes a record
 #                                     DATE-gpu-NAME-PART.md into RECORDS (or FOLDER), step by step as they end
 #
-#   tests    does it compute rightly: every CUDA test on the device, each in a process of its own; text and perplexity on the device
-#            against the processor's, with the small trained model; the text with its layers split
+#   tests    does it compute rightly: every CUDA test on the device, the simplest first, each in a process of its own, those that fail once more
+#            with what is known of the fault; logits of small models of all families, text and perplexity on the device against the
+#            processor's; the text of a model whose layers are split
 #   speed    qconv bench on models of Llama-3.2-1B's and Llama-3-8B's shapes with random weights, made on the spot, and on every
 #            MODEL, with the times of single kernels; llama-bench on the same files, if LLAMA_BENCH names one, it is on the
 #            PATH, or LLAMA_CPP names llama.cpp's source and CMake and nvcc are there to build it; generation with other
 #            constants than the built-in ones (SWEEP: the model's file, by default the smaller shape's in Q4_K_M)
-#   checks   the tests under compute-sanitizer's memcheck and racecheck, if it is there
+#   checks   the tests under compute-sanitizer's memcheck, synccheck and racecheck, if it is there
 #
 # A part takes PART_SECONDS (530) at most: a step has what is left of that, or STEP_SECONDS (150) if that is less, and is killed
 # then; what the time did not suffice for is named. A step that has succeeded is not repeated: call the part again for
 # those that are left. (What was done, and the models, lie in WORK, a folder of its own, or FOLDER/work.) ONLY='a regular expression'
 # takes the steps with such titles, done or not.
-# It ends with 0 only if every step succeeded. On the stand-in for the driver (LD_LIBRARY_PATH=$PWD/target/cuda-on-cpu/none) it can be
-# tried without a GPU (SHAPES=mini makes it bearable); the record then says that its times are nobody's.
+# It ends with 0 only if every step succeeded, with 3 if nothing can be tried: no card, no driver, programs that do not run. On the stand-in
+# for the driver (LD_LIBRARY_PATH=$PWD/target/cuda-on-cpu/none) it can be tried without a GPU (SHAPES=mini makes it bearable); the
+# record then says that its times are nobody's.
 set -uo pipefail
 
 pack() {
@@ -27,30 +30,55 @@ pack() {
     mkdir -p "$out"
     out=$(cd "$out" && pwd)
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    local profile=${PROFILE:-release}
+    local profile=${PROFILE:-release} tests program payload variants=target/gpu-variants
+    began() { echo "== $1 ($((SECONDS / 60)) min)" >&2; }
+    began "1 of 4: the program ($profile)"
     cargo build --profile "$profile" --bin qconv
-    local tests program payload
-    tests=$(cargo test -p qconv-kernels --lib --no-run --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*qconv_kernels-[^"]*\)".*/\1/p' | tail -1)
-    program=$(cargo build --profile "$profile" --bin qconv --message-format=json |
+    program=$(cargo build --profile "$profile" --bin qconv --message-format=json 2>/dev/null |
         sed -n 's/.*"executable":"\([^"]*qconv\)".*/\1/p' | tail -1)
-    [ -x "$tests" ] && [ -x "$program" ]
+    began "2 of 4: the tests"
+    cargo test -p qconv-kernels --lib --no-run
+    tests=$(cargo test -p qconv-kernels --lib --no-run --message-format=json 2>/dev/null |
+        sed -n 's/.*"executable":"\([^"]*qconv_kernels-[^"]*\)".*/\1/p' | tail -1)
+    [ -x "$tests" ] && [ -x "$program" ] || { echo "gpu.sh: cargo does not tell what it has built" >&2 && exit 1; }
     payload=$(mktemp -d)
     # Without symbols: they are three quarters of the bytes.
     strip -s -o "$payload/qconv" "$program"
     strip -s -o "$payload/cuda-tests" "$tests"
-    cp -r fixtures/models/prose-4m fixtures/texts/prose.txt benches/random_checkpoint.py "$payload/"
+    cp -r fixtures/models/prose-4m fixtures/texts/prose.txt benches/random_checkpoint.py benches/same_logits.py "$payload/"
+    mkdir "$payload/logits"
+    cp -r fixtures/architectures/*/ fixtures/configurations/*/ "$payload/logits/"
     # Kernels of other constants, for the sweep: how many blocks of a single token's product a multiprocessor should hold.
     local resident
-    for resident in ${RESIDENT:-4 5 7 8}; do
-        kernels/cuda/build.py --to "$payload/resident-$resident" "-DMATVEC_RESIDENT=$resident" matvec
+    for resident in ${RESIDENT-4 5 7 8}; do
+        began "3 of 4: kernels of other constants ($resident of ${RESIDENT-4 5 7 8})"
+        kernels/cuda/build.py --to "$variants/resident-$resident" --only "${SWEEP_FOR:-90}" "-DMATVEC_RESIDENT=$resident" matvec
+        cp -r "$variants/resident-$resident" "$payload/"
     done
+    began "4 of 4: all of it in one file"
     git rev-parse --short HEAD >"$payload/commit"
     [ -z "$(git status --porcelain)" ] || echo "with changes that are not committed" >>"$payload/commit"
-    tar -C "$payload" -czf "$out/payload.tar.gz" .
+    [ "$profile" = release ] || echo "built with the profile $profile: times of the processor are not those of a release" >>"$payload/commit"
+    tar -C "$payload" -czf "$out/payload.tar.gz.new" .
+    mv "$out/payload.tar.gz.new" "$out/payload.tar.gz"
     rm -r "$payload"
     cp benches/gpu.sh "$out/"
     echo "now copy $out ($(du -sh "$out" | cut -f1)) to the machine with the GPU and call $out/gpu.sh tests there"
+}
+
+# Where the driver and its tools lie when nobody has said so, as in some containers: not the toolkit's own stubs.
+find_driver() {
+    local folder given=${LD_LIBRARY_PATH:-}
+    export PATH=$PATH:/usr/local/nvidia/bin:/usr/local/cuda/bin
+    # The card that nvidia-smi counts first is the driver's first, too.
+    export CUDA_DEVICE_ORDER=PCI_BUS_ID
+    { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q 'libcuda\.so\.1' && return
+    for folder in ${given//:/ } /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/lib/wsl/lib /run/opengl-driver/lib; do
+        if [ -e "$folder/libcuda.so.1" ] || [ -e "$folder/libcuda.so" ]; then
+            export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
+            return
+        fi
+    done
 }
 
 # Whether a step is to be made: not if it has succeeded before, unless it is asked for by name.
@@ -69,9 +97,25 @@ seconds_for_a_step() {
     echo $((left < most ? left : most))
 }
 
+# Runs a command for so many seconds at most, into $log. Not in the foreground: bash would hear of a signal only when it is done.
+limited() {
+    timeout -k 5 "$@" >"$log" 2>&1 &
+    child=$!
+    wait "$child"
+}
+
+# Killed from outside, it still says what it was at, and what that had said.
+stopped() {
+    kill "$child" 2>/dev/null
+    tr '\r' '\n' <"${log:-/dev/null}" | tail -n 20 >>"$record"
+    printf '```\n\n**Stopped here.**\n' >>"$record"
+    summary "stopped after $SECONDS s"
+    exit 143
+}
+
 # Runs a step, into the record: a heading, the command, the end of what it said, whether it succeeded. LIMIT: its own limit.
 step() {
-    local title=$1 lines=$2 limit log status began
+    local title=$1 lines=$2 limit status began
     shift 2
     wanted "$title" || return 0
     limit=$(seconds_for_a_step "${LIMIT:-}")
@@ -83,7 +127,7 @@ step() {
     printf '\n## %s\n\n```text\n$ %s\n' "$title" "$*" >>"$record"
     log=$(mktemp)
     began=$SECONDS
-    timeout -k 5 "$limit" "$@" >"$log" 2>&1
+    limited "$limit" "$@"
     status=$?
     # Without what programs that think they have a terminal write to go back in a line.
     tr '\r' '\n' <"$log" | tail -n "$lines" >>"$record"
@@ -97,18 +141,28 @@ step() {
         echo "$title" >>"$finished"
     fi
     rm "$log"
+    log=""
     return $status
+}
+
+# The CUDA tests that concern a device: the simplest first, so that it is seen early what fails at all; the largest last. Not
+# those that read the sources.
+tests_in_order() {
+    local all first
+    all=$(./cuda-tests --list cuda::tests 2>/dev/null | sed -n 's/: test$//p' | grep -v codebooks)
+    for first in operations::elements operations:: record:: engine::attention$ engine::what_is_no engine::two engine::embeddings . ; do
+        grep "$first" <<<"$all" | grep -v products_in_every_format
+    done | awk '!seen[$0]++'
+    grep products_in_every_format <<<"$all"
 }
 
 # Every test in a process of its own: a fault of the device ends one, and leaves the others. LIMIT seconds each, one line in the record
 # for those that pass. Arguments: a title, and what to run the tests under.
 each_test() {
-    local title=$1 test limit log status began good=0 bad=0 begun=""
+    local title=$1 test limit status began good=0 bad=0 skipped=0 begun="" broken=()
     shift
     log=$(mktemp)
-    # Not those that read the sources; the largest last.
-    for test in $(./cuda-tests --list cuda::tests 2>/dev/null | sed -n 's/: test$//p' | grep -v codebooks | grep -v in_every_format) \
-        cuda::tests::engine::embeddings_in_every_format cuda::tests::engine::products_in_every_format; do
+    for test in $(tests_in_order); do
         wanted "$title: $test" || continue
         limit=$(seconds_for_a_step "${LIMIT:-}")
         if [ "$limit" -lt 5 ]; then
@@ -118,24 +172,48 @@ each_test() {
         [ -n "$begun" ] || printf '\n## %s\n\n```text\n$ %s./cuda-tests --exact NAME\n' "$title" "${*:+$* }" >>"$record"
         begun=yes
         began=$SECONDS
-        timeout -k 5 "$limit" "$@" ./cuda-tests --exact "$test" --test-threads=1 >"$log" 2>&1
+        limited "$limit" "$@" ./cuda-tests --exact "$test" --test-threads=1
         status=$?
-        # A name that matches nothing is no test that passed.
-        if [ $status -eq 0 ] && grep -q "^test result: ok. 1 passed" "$log"; then
+        # A name that matches nothing is no test that passed, nor is one that has said that it tested nothing.
+        if [ $status -eq 0 ] && grep -q "^SKIPPED" "$log"; then
+            skipped=$((skipped + 1))
+            echo "skipped       $test" >>"$record"
+        elif [ $status -eq 0 ] && grep -q "^test result: ok. 1 passed" "$log"; then
             good=$((good + 1))
             echo "$title: $test" >>"$finished"
             echo "ok      $((SECONDS - began)) s  $test" >>"$record"
         else
             bad=$((bad + 1))
+            broken+=("$test")
             echo "FAILED  $((SECONDS - began)) s  $test (exit code $status$([ $status -eq 124 ] && echo ', too long'))" | tee -a "$record" >&2
-            grep -vE '^ *(at |[0-9]+: )' "$log" | tail -n 25 | sed 's/^/        /' >>"$record"
+            grep -vE '^ *(at |[0-9]+: )|RUST_BACKTRACE|^$' "$log" | tail -n 40 | cut -c 1-400 | sed 's/^/        /' >>"$record"
         fi
     done
     rm "$log"
     [ -n "$begun" ] || return 0
-    printf '```\n%s passed, %s failed.\n' $good $bad >>"$record"
-    echo "== $title: $good passed, $bad failed" >&2
-    [ $bad -eq 0 ] || failed+=("$title")
+    printf '```\n%s passed, %s failed, %s are not about a card.\n' $good $bad $skipped >>"$record"
+    echo "== $title: $good passed, $bad failed, $skipped skipped" >&2
+    [ $bad -eq 0 ] && return
+    failed+=("$title")
+    # Not for those that already ran under something.
+    [ $# -gt 0 ] || for test in "${broken[@]:0:${DIAGNOSES:-6}}"; do diagnose "$test"; done
+}
+
+# Runs a test that failed again: launch by launch, so that the kernel at fault is the one that is named, and under memcheck.
+diagnose() {
+    local how limit
+    log=$(mktemp)
+    printf '\n### %s again\n' "$1" >>"$record"
+    for how in "env CUDA_LAUNCH_BLOCKING=1" "compute-sanitizer --tool memcheck --report-api-errors no --print-limit 3"; do
+        command -v ${how%% *} >/dev/null || continue
+        limit=$(seconds_for_a_step 60)
+        [ "$limit" -ge 5 ] || return 0
+        printf '\n```text\n$ %s ./cuda-tests --exact %s\n' "$how" "$1" >>"$record"
+        limited "$limit" $how ./cuda-tests --exact "$1" --test-threads=1
+        grep -vE '^ *(at |[0-9]+: )|RUST_BACKTRACE|Host Frame|^=* *$' "$log" | head -n 60 | cut -c 1-300 >>"$record"
+        printf '```\n' >>"$record"
+    done
+    rm "$log"
 }
 
 # Notes what was not run, and why.
@@ -168,6 +246,17 @@ same_perplexity() {
     awk -v cpu="${value[0]}" -v cuda="${value[1]}" 'BEGIN { exit !(cpu > 0 && cuda / cpu < 1.005 && cuda / cpu > 0.995) }'
 }
 
+# Logits of a small model on the device, beside those of transformers. Its type has eight bits, and one of its rows may have other experts.
+same_logits() {
+    local model status=0
+    for model in logits/*/; do
+        ./same_logits.py tokens "$model" >tokens.json &&
+            ./qconv run "$model" --tokens tokens.json --logits logits.f32 --backend cuda -q &&
+            ./same_logits.py compare "$model" logits.f32 "${ALLOWED:-0.025}" || { echo "$model: FAILED" && status=1; }
+    done
+    return $status
+}
+
 # A model of a shape, with random weights, in some types.
 make_models() {
     local shape=$1 type
@@ -191,7 +280,7 @@ llama_bench() {
     elif [ -n "${LLAMA_CPP:-}" ] && command -v cmake >/dev/null && command -v nvcc >/dev/null; then
         cmake -S "$LLAMA_CPP" -B llama-build -DGGML_CUDA=ON -DLLAMA_CURL=OFF -DCMAKE_BUILD_TYPE=Release \
             -DCMAKE_CUDA_ARCHITECTURES=native >llama-build.log 2>&1 &&
-            timeout "${LLAMA_SECONDS:-1800}" cmake --build llama-build --target llama-bench -j "$(nproc)" >>llama-build.log 2>&1 &&
+            timeout "${LLAMA_SECONDS:-$(seconds_for_a_step 1800)}" cmake --build llama-build --target llama-bench -j "$(nproc)" >>llama-build.log 2>&1 &&
             echo ./llama-build/bin/llama-bench
     else
         return 1
@@ -202,7 +291,8 @@ tests() {
     LIMIT=60 step "The card" 12 ./qconv run prose-4m -p "The " -n 4 --temp 0 --backend cuda
     LIMIT=${TEST_SECONDS:-90} each_test "Tests on the device"
     # Functions as steps: through a shell of their own.
-    export -f text same_text same_perplexity
+    export -f text same_text same_perplexity same_logits
+    step "Logits of all families" 40 bash -c same_logits
     step "The processor's text" 4 bash -c "same_text --backend cuda"
     step "The processor's text, split" 4 bash -c "same_text --backend cuda --gpu-layers 2"
     local type
@@ -212,55 +302,63 @@ tests() {
 }
 
 speed() {
-    local models=("$@") shape type bench model
-    export -f make_models
-    bench=$(llama_bench) || { bench="" && leave_out "llama.cpp" "LLAMA_BENCH, LLAMA_CPP and the PATH have none that runs"; }
+    local models=("$@") shape type model bench="" all=()
+    export -f make_models sweep
+    # What is wanted first comes first: the speeds of all, then why.
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
         local types=(q4_k_m q8_0)
         [ "$shape" = llama-3-8b ] || types+=(bf16)
         LIMIT=300 step "Make $shape" 8 bash -c "make_models $shape ${types[*]}"
+        for type in "${types[@]}"; do all+=("$shape-$type.gguf"); done
         for type in "${types[@]}"; do measure "$shape-$type.gguf"; done
     done
-    for model in "${models[@]}"; do measure "$model"; done
-    export -f sweep
+    for model in "${models[@]}"; do measure "$model" && all+=("$model"); done
+    for model in "${all[@]}"; do
+        [ ! -e "$model" ] ||
+            step "Kernels: $(basename "$model")" 60 ./qconv bench "$model" -p "${PROMPT:-512}" -n "${KERNEL_TOKENS:-32}" -r 1 --backend cuda --kernels
+    done
     local smallest=${SHAPES:-llama-3.2-1b}
     LIMIT=200 step "Constants" 16 bash -c "sweep ${SWEEP:-${smallest%% *}-q4_k_m.gguf}"
-    # What costs more time, behind all that is wanted first.
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
         step "Long context: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" -d "${DEPTH:-4096}" -r 2 --backend cuda
         step "Side by side: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" --parallel 4,16 -r 2 --backend cuda
+    done
+    # Last, since it may have to be built.
+    bench=$(llama_bench) || { leave_out "llama.cpp" "LLAMA_BENCH, LLAMA_CPP and the PATH have none that runs" && return; }
+    for model in "${all[@]}"; do
+        [ ! -e "$model" ] ||
+            step "llama.cpp: $(basename "$model")" 12 "$bench" -m "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" -ngl 99 -fa 1
     done
 }
 
 # Tokens a second with other constants, each in a line: warps that a single token's products should have, blocks of them that a
 # multiprocessor should hold. The first and the last line are as built: what differs between these is chance.
 sweep() {
-    local model=$1 setting speed
+    local model=$1 setting speed status=0
     for setting in "" QCONV_CUDA_WARPS={1,3168,6336,25344,1000000} $(ls -d "$PWD"/resident-* 2>/dev/null | sed 's/^/QCONV_CUDA_IMAGES=/') ""; do
         speed=$(env $setting ./qconv bench "$model" -p 0 -n "${TOKENS:-128}" -r 2 --backend cuda --json 2>sweep.log |
             sed -n 's/.*"tokens_per_second": *\([0-9.]*\).*/\1/p' | head -1)
-        [ -n "$speed" ] || { cat sweep.log && return 1; }
-        LC_ALL=C printf '%-40s %10.1f tokens/s\n' "$(echo "${setting:-as built}" | sed "s|=$PWD/|=|")" "$speed"
+        if [ -n "$speed" ]; then
+            LC_ALL=C printf '%-40s %10.1f tokens/s\n' "$(echo "${setting:-as built}" | sed "s|=$PWD/|=|")" "$speed"
+        else   # kernels for other cards, say
+            status=1
+            echo "$setting: $(tail -n 1 sweep.log)"
+        fi
     done
+    return $status
 }
 
-# The speed of a model, and of llama.cpp with it.
+# The speed of a model.
 measure() {
-    local model=$1 name
-    name=$(basename "$model")
-    [ -e "$model" ] || { leave_out "Speed: $name" "the file is not there" && return; }
-    step "Speed: $name" 12 ./qconv bench "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" --backend cuda
-    step "Kernels: $name" 60 ./qconv bench "$model" -p "${PROMPT:-512}" -n "${KERNEL_TOKENS:-32}" -r 1 --backend cuda --kernels
-    if [ -n "$bench" ]; then
-        step "llama.cpp: $name" 12 "$bench" -m "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" -ngl 99 -fa 1
-    fi
+    [ -e "$1" ] || { leave_out "Speed: $(basename "$1")" "the file is not there" && return 1; }
+    step "Speed: $(basename "$1")" 12 ./qconv bench "$1" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" --backend cuda
 }
 
 checks() {
-    command -v compute-sanitizer >/dev/null || { leave_out "memcheck and racecheck" "compute-sanitizer is not on this machine" && return; }
+    command -v compute-sanitizer >/dev/null || { leave_out "memcheck, synccheck and racecheck" "compute-sanitizer is not on this machine" && return; }
     # Calls that fail are no faults: the program asks for kernels that may not be there, and the tests for what is refused.
     local tool
-    for tool in memcheck racecheck; do
+    for tool in memcheck synccheck racecheck; do
         LIMIT=${CHECK_SECONDS:-100} each_test $tool compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9
     done
 }
@@ -269,38 +367,68 @@ checks() {
 part() {
     local part=$1 name
     shift
-    SECONDS=0
     name=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
     [ -n "$name" ] || name="unknown card"
     record=$records/$(date +%F)-gpu-$(echo "$name" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')-$part.md
     failed=()
     late=()
+    child=""
+    log=""
     [ -e "$record" ] || {
         echo "# $name, $(date +%F): $part"
         echo
         echo "qconv at commit $(paste -sd ' ' commit). Made by benches/gpu.sh."
         echo
         if command -v nvidia-smi >/dev/null; then
-            timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem --format=csv |
+            timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total,memory.used,utilization.gpu,power.limit,clocks.max.sm,clocks.max.mem,mig.mode.current --format=csv |
                 sed 's/^/    /'
+            timeout 20 nvidia-smi -L | sed 's/ (UUID.*//; s/^/    /'
             echo
-            echo "Other programs on the device when this began: $(timeout 20 nvidia-smi --query-compute-apps=pid --format=csv,noheader | wc -l)."
+            local others
+            others=$(timeout 20 nvidia-smi --query-compute-apps=pid --format=csv,noheader | grep -c '[0-9]')
+            echo "Other programs on the device when this began: $others."
+            [ "$others" = 0 ] || printf '\n**The times below are those of a card that others use, too.**\n'
+            echo
+            echo "The machine: $(nproc) processors, $(sed -n 's/^MemTotal: *//p' /proc/meminfo), $(uname -r)."
         else
             echo "There is no nvidia-smi here: what card this is, and what else runs on it, is not known."
         fi
-        if timeout 60 ./qconv run prose-4m -p x -n 1 --backend cuda 2>&1 | grep -q stand-in; then
+        if grep -q stand-in first.log; then
             printf '\n**This is the stand-in for the driver: no time below is that of a card.**\n'
         fi
+        printf '\nThe first words of a model here (%s s):\n\n' "$first_seconds"
+        sed 's/^/    /' first.log
     } >>"$record"
+    trap stopped TERM INT HUP
     "$part" "$@"
+    summary "$SECONDS s"
+    trap - TERM INT HUP
+    [ $((${#failed[@]} + ${#late[@]})) -eq 0 ]
+}
+
+# What became of a part, into the record and to the caller.
+summary() {
     {
-        echo
-        echo "${#failed[@]} steps failed, ${#late[@]} had no time left."
+        printf '\n%s steps failed, %s had no time left (%s).\n' ${#failed[@]} ${#late[@]} "$1"
         [ ${#failed[@]} -eq 0 ] || printf -- '- failed: %s\n' "${failed[@]}"
         [ ${#late[@]} -eq 0 ] || printf -- '- no time left: %s\n' "${late[@]}"
-    } >>"$record"
-    echo "$record: ${#failed[@]} steps failed, ${#late[@]} had no time left ($SECONDS s)"
-    [ $((${#failed[@]} + ${#late[@]})) -eq 0 ]
+    } | tee -a "$record"
+    echo "$record"
+}
+
+# Whether anything can be tried at all: the programs run here, and find a card. Says why not, as the record's whole text would.
+preflight() {
+    local began=$SECONDS
+    ./qconv --version >first.log 2>&1 && ./cuda-tests --list >>first.log 2>&1 || {
+        printf 'gpu.sh: the programs do not run on this machine:\n%s\n' "$(head -n 5 first.log)" >&2
+        return 3
+    }
+    timeout 120 ./qconv run prose-4m -p x -n 1 --backend cuda >first.log 2>&1 || {
+        printf 'gpu.sh: no model runs on a card here:\n%s\n' "$(tail -n 5 first.log)" >&2
+        { nvidia-smi -L; ldconfig -p | grep -E 'libcuda|libnvidia-ml'; echo "LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}"; ls -d /dev/nvidia*; } >&2
+        grep -qE 'no NVIDIA driver|finds no device|stub of a CUDA' first.log && return 3
+    }
+    first_seconds=$((SECONDS - began))
 }
 
 run() {
@@ -309,7 +437,7 @@ run() {
     # Models may be named from where the caller is.
     for model in "$@"; do models+=("$(realpath "$model")"); done
     records=$(realpath "${RECORDS:-$(dirname "${BASH_SOURCE[0]}")}")
-    mkdir -p "$records"
+    mkdir -p "$records" && [ -w "$records" ] || { echo "gpu.sh: $records cannot be written: set RECORDS" >&2 && exit 2; }
     local work
     work=$(realpath -m "${WORK:-$(dirname "${BASH_SOURCE[0]}")/work}")
     if [ -n "$(ls -A "$work" 2>/dev/null)" ] && [ ! -e "$work/payload" ]; then
@@ -320,14 +448,20 @@ run() {
     # Another payload than the last time: nothing of that counts.
     if [ "$(cat "$work/payload" 2>/dev/null)" != "$(cksum <payload.tar.gz)" ]; then
         rm -rf "$work"
-        mkdir -p "$work" && tar -C "$work" -xzf payload.tar.gz && cksum <payload.tar.gz >"$work/payload" || exit 1
+        mkdir -p "$work" || { echo "gpu.sh: set WORK and RECORDS to folders that can be written" >&2 && exit 2; }
+        tar -C "$work" -xzf payload.tar.gz && cksum <payload.tar.gz >"$work/payload" || exit 1
     fi
     cd "$work" || exit 1
     finished=$PWD/finished
     touch "$finished"
     # No stand-in in its place, and why not.
     export QCONV_CUDA_TESTS=device
-    for part in $parts; do part "$part" "${models[@]}" || status=1; done
+    find_driver
+    preflight || return $?
+    for part in $parts; do
+        part "$part" "${models[@]}" || status=1
+        SECONDS=0   # each has its own
+    done
     return $status
 }
 
@@ -336,7 +470,7 @@ pack) pack "${2:?a folder}" ;;
 tests | speed | checks) run "$@" ;;
 run) shift && run "tests speed checks" "$@" ;;
 *)
-    sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

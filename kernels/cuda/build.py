@@ -5,8 +5,9 @@
     build.py --all       the same, changed or not
     build.py --check     write nothing; fail if an embedded image is not what the sources give
     build.py --show      print registers, shared memory and spills of every kernel as the embedded reports have them
-    build.py --to FOLDER [-DNAME=VALUE...] NAME...
-                         compile these sources with other constants into FOLDER, whatever they spill: for QCONV_CUDA_IMAGES=FOLDER
+    build.py --to FOLDER [--only ARCHITECTURE] [-DNAME=VALUE...] NAME...
+                         compile these sources with other constants into FOLDER, whatever they spill: for QCONV_CUDA_IMAGES=FOLDER; for
+                         all devices or one kind (90: Hopper). What is there already and has not changed stays
 
 The compiler is NVRTC 12.4 from PyPI (three wheels, 50 MB), put into a folder of its own below target/. Every source becomes a
 cubin for each of ARCHITECTURES, and PTX of PTX_ARCHITECTURE, which the driver compiles for devices that are none of these.
@@ -165,9 +166,9 @@ def embedded_digest(source):
     return note.read_text().split()[1] if note.exists() and (IMAGES / f"{source.stem}.zlib").exists() else None
 
 
-def build(sources, nvidia, pool, definitions=()):
+def build(sources, nvidia, pool, definitions=(), architectures=(*ARCHITECTURES, None)):
     """Compiles sources; (source, archive, rows of the report, error or None) of each, in their order, as they are done."""
-    tasks = {s: [(a, pool.submit(image, (s, a, nvidia), definitions)) for a in [*ARCHITECTURES, None]] for s in sources}
+    tasks = {s: [(a, pool.submit(image, (s, a, nvidia), definitions)) for a in architectures] for s in sources}
     for source, images in tasks.items():
         parts, rows, errors = b"", [], []
         for architecture, future in images:
@@ -184,27 +185,42 @@ def build(sources, nvidia, pool, definitions=()):
         yield source, parts, rows, errors[0] if errors else None
 
 
-def variant(folder, sources, definitions):
+def variant(folder, sources, definitions, architectures):
     """Sources compiled with other constants."""
     folder.mkdir(parents=True, exist_ok=True)
+
+    def key(source):
+        return f"{digest(source)} {' '.join(definitions)} {architectures}"
+
+    def is_there(source):
+        note = folder / f"{source.stem}.txt"
+        return note.exists() and note.read_text().startswith(f"digest {key(source)}\n")
+
+    sources = [s for s in sources if not is_there(s)]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
-        for source, parts, rows, error in build(sources, tools(), pool, definitions):
+        for source, parts, rows, error in build(sources, tools(), pool, definitions, architectures):
             if error:
                 raise SystemExit(error)
             (folder / f"{source.stem}.zlib").write_bytes(zlib.compress(parts, 9))
-            (folder / f"{source.stem}.txt").write_text(report(f"of a variant: {' '.join(definitions)}", rows))
+            (folder / f"{source.stem}.txt").write_text(report(key(source), rows))
 
 
 def main():
     arguments = sys.argv[1:]
     if "--to" in arguments:
-        at = arguments.index("--to")
-        rest = arguments[:at] + arguments[at + 2:]
+        def take(flag):
+            at = arguments.index(flag) if flag in arguments else len(arguments)
+            return (arguments[at:at + 2] + [None, None])[1], arguments[:at] + arguments[at + 2:]
+
+        folder, arguments = take("--to")
+        only, rest = take("--only")
         names = [a for a in rest if not a.startswith("-D")]
         sources = [HERE / f"{pathlib.Path(n).stem}.cu" for n in names]
-        if at + 1 == len(arguments) or not sources or not all(s.exists() for s in sources):
+        known = only is None or only in map(str, ARCHITECTURES)
+        if not folder or not known or not sources or not all(s.exists() for s in sources):
             raise SystemExit(__doc__)
-        return variant(pathlib.Path(arguments[at + 1]), sources, [a for a in rest if a.startswith("-D")])
+        return variant(pathlib.Path(folder), sources, [a for a in rest if a.startswith("-D")],
+                       (int(only),) if only else (*ARCHITECTURES, None))
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
     names = {pathlib.Path(a).stem for a in sys.argv[1:] if not a.startswith("-")}
     if flags - {"--all", "--check", "--show"}:
