@@ -44,23 +44,57 @@ fn unusual_configurations_give_the_logits_of_transformers_from_folder_and_file()
     assert!(folders.len() >= 19, "the fixtures are not there");
     let place = tempfile::tempdir().unwrap();
     for folder in folders {
-        let json: Json = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-        let tokens: Vec<u32> = serde_json::from_value(json["tokens"].clone()).unwrap();
-        let bytes = std::fs::read(folder.join("expected_logits.f32")).unwrap();
-        let want: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
-        for source in [&folder, &converted(&folder, place.path())] {
-            let model = Model::open(source, &mut Vec::new()).unwrap();
-            let engine = Engine::load(&backend, &model, &mut Vec::new()).unwrap();
-            let mut session = engine.session(SessionOptions::new(tokens.len()).all_logits()).unwrap();
-            session.feed(&tokens).unwrap();
-            let got = session.logits(0..tokens.len()).unwrap();
-            assert_eq!(got.len(), want.len());
-            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-                let off = (got - want).abs() / largest;
-                assert!(off < 2e-5, "{}: row {}: {got} for {want}", source.display(), at / engine.vocabulary());
-            }
-        }
+        compare(&backend, &folder, &folder);
+        compare(&backend, &converted(&folder, place.path()), &folder);
+    }
+}
+
+/// The model's logits must be those that are expected in a fixture's folder.
+fn compare(backend: &Cpu, source: &Path, expected: &Path) {
+    let json: Json = serde_json::from_slice(&std::fs::read(expected.join("expected.json")).unwrap()).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(json["tokens"].clone()).unwrap();
+    let bytes = std::fs::read(expected.join("expected_logits.f32")).unwrap();
+    let want: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let model = Model::open(source, &mut Vec::new()).unwrap();
+    let engine = Engine::load(backend, &model, &mut Vec::new()).unwrap();
+    let mut session = engine.session(SessionOptions::new(tokens.len()).all_logits()).unwrap();
+    session.feed(&tokens).unwrap();
+    let got = session.logits(0..tokens.len()).unwrap();
+    assert_eq!(got.len(), want.len());
+    for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+        let off = (got - want).abs() / largest;
+        assert!(off < 2e-5, "{}: row {}: {got} for {want}", source.display(), at / engine.vocabulary());
+    }
+}
+
+#[test]
+fn language_models_inside_models_that_see_are_found() {
+    let backend = Cpu::new(Options { activations: Activations::Exact, kv: Kv::F32, ..Options::default() }).unwrap();
+    let original = fixture("configurations/mistral-yarn-window");
+    // Names as transformers 4 and 5 write them.
+    for (body, head) in [("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")] {
+        let folder = changed("mistral-yarn-window", &json!({}));
+        let text: Json = serde_json::from_slice(&std::fs::read(original.join("config.json")).unwrap()).unwrap();
+        let wrap = |text: &Json| {
+            let whole = json!({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": text});
+            std::fs::write(folder.path().join("config.json"), whole.to_string()).unwrap();
+        };
+        wrap(&text);
+        let bytes = std::fs::read(original.join("model.safetensors")).unwrap();
+        let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = String::from_utf8(bytes[8..8 + n].to_vec()).unwrap();
+        let header = header.replace("\"model.", &format!("\"{body}")).replace("\"lm_head.", &format!("\"{head}"));
+        let renamed = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + n..]].concat();
+        std::fs::write(folder.path().join("model.safetensors"), renamed).unwrap();
+        compare(&backend, folder.path(), &original);
+
+        // Another language model inside the same class is refused by its type.
+        let mut other = text;
+        other["model_type"] = json!("ministral9");
+        wrap(&other);
+        let error = open(folder.path()).unwrap_err();
+        assert!(error.contains("Mistral3ForConditionalGeneration (ministral9)"), "{error}");
     }
 }
 

@@ -6,6 +6,14 @@ use qconv_formats::checkpoint::Checkpoint;
 use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
 
+/// Classes that lead what they see into a language model and leave that as it is: `text_config` says which it is.
+const WRAPPERS: &[&str] = &[
+    "Mistral3ForConditionalGeneration",
+    "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "InternVLForConditionalGeneration",
+];
+
 /// A parsed `config.json` with errors that name the key. The text part of a multimodal configuration is lifted to the top.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -19,8 +27,9 @@ impl Config {
         let mut values = checkpoint.config().as_object().cloned().unwrap_or_default();
         if let Some(Json::Object(text)) = values.get("text_config").cloned() {
             let class = values.get("architectures").cloned();
+            let wrapped = class.as_ref().and_then(|c| c[0].as_str()).and_then(|class| language_model(class, &text));
             values.extend(text);
-            if let Some(class) = class {
+            if let Some(class) = wrapped.map(|class| Json::from(vec![class])).or(class) {
                 values.insert("architectures".into(), class);
             }
         }
@@ -136,6 +145,15 @@ impl Config {
             _ => Err(self.error(name, format!("is {value} where a finite number is needed"))),
         }
     }
+}
+
+/// The class of the language model inside one of [`WRAPPERS`]; the name of its type if no family here has that.
+fn language_model(class: &str, text: &Map<String, Json>) -> Option<String> {
+    let kind = text.get("model_type").and_then(Json::as_str).filter(|_| WRAPPERS.contains(&class))?;
+    let plain = kind.replace('_', "");
+    let mut known = super::ALL.iter().flat_map(|a| a.hf_classes);
+    let found = known.find(|c| c.strip_suffix("ForCausalLM").is_some_and(|name| name.to_lowercase() == plain));
+    Some(found.map_or_else(|| format!("{class} ({kind})"), |c| (*c).to_owned()))
 }
 
 /// Rotary embedding parameters of one kind of layer.

@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// The output matrix, where it is not the embeddings.
 const OUTPUT: &str = "output.weight";
 
+/// Stands before the language model's names in older checkpoints of models that also see.
+const WRAPPED: &str = "language_model.";
+
 /// Resolves a family's rules against a checkpoint.
 pub(super) fn from_checkpoint(checkpoint: Checkpoint, warnings: &mut Vec<String>) -> Result<Model> {
     let mut config = Config::new(&checkpoint);
@@ -163,8 +166,10 @@ impl Resolver<'_> {
     }
 
     fn find_one(&mut self, hf: &str) -> Result<Option<Part>> {
-        let rest = hf.strip_prefix(self.arch.prefixes[0]);
-        let names = self.arch.prefixes.iter().map(|p| rest.map_or_else(|| hf.to_owned(), |rest| format!("{p}{rest}")));
+        let names: Vec<String> = match hf.strip_prefix(self.arch.prefixes[0]) {
+            Some(rest) => self.arch.prefixes.iter().map(|p| format!("{p}{rest}")).collect(),
+            None => vec![hf.to_owned(), format!("{WRAPPED}{hf}")],
+        };
         for name in names {
             if let Some(matrix) = self.packed.map(|p| p.find(self.checkpoint, &name)).transpose()?.flatten() {
                 self.used.extend(matrix.fields().iter().map(|f| f.name().to_owned()));
@@ -245,7 +250,8 @@ impl Resolver<'_> {
                 self.arch.prefixes.iter().find_map(|p| name.strip_prefix(p)?.strip_prefix(rest)?.split('.').next());
             index.and_then(|i| i.parse::<usize>().ok()).is_some_and(|i| i < layers)
         };
-        output.any(|stem| name.starts_with(stem)) || heads.into_iter().any(inner)
+        let outer = name.strip_prefix(WRAPPED).unwrap_or(name);
+        output.any(|stem| outer.starts_with(stem)) || heads.into_iter().any(inner)
     }
 
     /// Tensors that no rule names: a warning, since a model for images or speech has such beside the language model. In a block
