@@ -89,6 +89,14 @@ fn language_models_inside_models_that_see_are_found() {
         std::fs::write(folder.path().join("model.safetensors"), renamed).unwrap();
         compare(&backend, folder.path(), &original);
 
+        // Whether the output is tied is the wrapper's to say.
+        let mut tied = json!({"architectures": ["Mistral3ForConditionalGeneration"], "tie_word_embeddings": true});
+        tied["text_config"] = text.clone();
+        tied["text_config"]["tie_word_embeddings"] = json!(false);
+        std::fs::write(folder.path().join("config.json"), tied.to_string()).unwrap();
+        let warnings = open(folder.path()).unwrap();
+        assert!(warnings.iter().any(|w| w.contains("config.json ties them")), "{warnings:?}");
+
         // Another language model inside the same class is refused by its type.
         let mut other = text;
         other["model_type"] = json!("ministral9");

@@ -28,9 +28,14 @@ impl Config {
         if let Some(Json::Object(text)) = values.get("text_config").cloned() {
             let class = values.get("architectures").cloned();
             let wrapped = class.as_ref().and_then(|c| c[0].as_str()).and_then(|class| language_model(class, &text));
+            let tied = values.get("tie_word_embeddings").cloned().filter(|_| wrapped.is_some());
             values.extend(text);
             if let Some(class) = wrapped.map(|class| Json::from(vec![class])).or(class) {
                 values.insert("architectures".into(), class);
+            }
+            // The output matrix is the wrapper's.
+            if let Some(tied) = tied {
+                values.insert("tie_word_embeddings".into(), tied);
             }
         }
         Config { file: checkpoint.folder().join("config.json"), values }
