@@ -2,17 +2,19 @@
 # What has to be seen on a real GPU, in two steps, since a machine with one may have no Rust and no network:
 #
 #   benches/gpu.sh pack FOLDER        where Rust is: builds everything that is needed into FOLDER (some 30 MB), to be copied over. What an
-#                                     interrupted call has built is not built again; PROFILE=dev is sooner done (and slower on the processor)
-#   FOLDER/gpu.sh PART [MODEL...]     where the GPU is: one of three parts, or `run` for all of them. Writes a record
+#                                     interrupted call has built is not built again; PROFILE=dev is sooner done (and slower on the
+#                                     processor); LLAMA_CPP=FOLDER takes llama.cpp's source along (6 MB)
+#   FOLDER/gpu.sh PART [MODEL...]     where the GPU is: one of four parts, or `run` for all of them. Writes a record
 #                                     DATE-gpu-NAME-PART.md into RECORDS (or FOLDER), step by step as they end
 #
 #   tests    does it compute rightly: every CUDA test on the device, the simplest first, each in a process of its own, those that fail once more
 #            with what is known of the fault; logits of small models of all families, text and perplexity on the device against the
-#            processor's; the text of a model whose layers are split
+#            processor's; the text of a model whose layers are split, and of kernels that the driver has compiled from PTX
 #   speed    qconv bench on models of Llama-3.2-1B's and Llama-3-8B's shapes with random weights, made on the spot, and on every
-#            MODEL, with the times of single kernels; llama-bench on the same files, if LLAMA_BENCH names one, it is on the
-#            PATH, or LLAMA_CPP names llama.cpp's source and CMake and nvcc are there to build it; generation with other
-#            constants than the built-in ones (SWEEP: the model's file, by default the smaller shape's in Q4_K_M)
+#            MODEL, with the times of single kernels; generation with other constants than the built-in ones (SWEEP: the model's
+#            file, by default the smaller shape's in Q4_K_M)
+#   llama    llama-bench on the same files: LLAMA_BENCH, the one on the PATH, or one that is built from LLAMA_CPP or the source that was
+#            packed, with CMake and nvcc (some ten minutes on 16 processors; call the part again if it was too long)
 #   checks   the tests under compute-sanitizer's memcheck, synccheck and racecheck, if it is there
 #
 # A part takes PART_SECONDS (530) at most: a step has what is left of that, or STEP_SECONDS (150) if that is less, and is killed
@@ -48,6 +50,25 @@ pack() {
     cp -r fixtures/models/prose-4m fixtures/texts/prose.txt benches/random_checkpoint.py benches/same_logits.py "$payload/"
     mkdir "$payload/logits"
     cp -r fixtures/architectures/*/ fixtures/configurations/*/ "$payload/logits/"
+    # PTX alone, as cards get it that no machine code is for.
+    python3 - "$payload/ptx" <<'END'
+import pathlib, sys, zlib
+to = pathlib.Path(sys.argv[1])
+to.mkdir()
+for archive in pathlib.Path("kernels/src/cuda/images").glob("*.zlib"):
+    rest = zlib.decompress(archive.read_bytes())
+    while rest:
+        line, rest = rest.split(b"\n", 1)
+        image, rest = rest[:int(line.split()[1])], rest[int(line.split()[1]):]
+        if line.startswith(b"compute_"):
+            (to / archive.name).write_bytes(zlib.compress(line + b"\n" + image, 9))
+END
+    # Without what is for other tools and devices.
+    if [ -n "${LLAMA_CPP:-}" ]; then
+        mkdir "$payload/llama.cpp"
+        tar -C "$LLAMA_CPP" -c --exclude-vcs --exclude=./{models,gguf-py,tests,docs,media,examples,conversion,app,build,tools/ui,tools/server} \
+            --exclude=ggml-{vulkan,opencl,metal,sycl,cann,webgpu,hexagon} . | tar -C "$payload/llama.cpp" -x
+    fi
     # Kernels of other constants, for the sweep: how many blocks of a single token's product a multiprocessor should hold.
     local resident
     for resident in ${RESIDENT-4 5 7 8}; do
@@ -269,22 +290,31 @@ make_models() {
     ls -l "$shape"-*.gguf
 }
 
-# llama-bench's path, built if its source is there. Errors: there is none.
-llama_bench() {
-    if [ -n "${LLAMA_BENCH:-}" ]; then
-        echo "$LLAMA_BENCH"
-    elif command -v llama-bench >/dev/null; then
-        echo llama-bench
-    elif [ -x llama-build/bin/llama-bench ]; then
-        echo ./llama-build/bin/llama-bench
-    elif [ -n "${LLAMA_CPP:-}" ] && command -v cmake >/dev/null && command -v nvcc >/dev/null; then
-        cmake -S "$LLAMA_CPP" -B llama-build -DGGML_CUDA=ON -DLLAMA_CURL=OFF -DCMAKE_BUILD_TYPE=Release \
-            -DCMAKE_CUDA_ARCHITECTURES=native >llama-build.log 2>&1 &&
-            timeout "${LLAMA_SECONDS:-$(seconds_for_a_step 1800)}" cmake --build llama-build --target llama-bench -j "$(nproc)" >>llama-build.log 2>&1 &&
-            echo ./llama-build/bin/llama-bench
-    else
-        return 1
+# Builds llama-bench; what an earlier call has built is not built again.
+build_llama() {
+    cmake -S "$1" -B llama-build -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
+        -DLLAMA_BUILD_{SERVER,APP,TESTS,EXAMPLES}=OFF && cmake --build llama-build --target llama-bench -j "$(nproc)"
+}
+
+# llama-bench on the models that are there, or on those of `speed`.
+llama() {
+    local bench=${LLAMA_BENCH:-$(command -v llama-bench)} source=${LLAMA_CPP:-$PWD/llama.cpp} shape model
+    export -f build_llama make_models
+    if [ -z "$bench" ]; then
+        if ! [ -d "$source" ] || ! command -v cmake >/dev/null || ! command -v nvcc >/dev/null; then
+            leave_out "llama.cpp" "there is no llama-bench, and not all of its source, CMake and nvcc to build it"
+            return
+        fi
+        LIMIT=${LLAMA_SECONDS:-1800} step "Build llama-bench" 6 bash -c "build_llama '$source'" || return
+        bench=./llama-build/bin/llama-bench
     fi
+    for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
+        [ -e "$shape-q8_0.gguf" ] || LIMIT=300 step "Make $shape" 8 bash -c "make_models $shape q4_k_m q8_0"
+    done
+    for model in "$@" ./*-q4_k_m.gguf ./*-q8_0.gguf ./*-bf16.gguf; do
+        [[ $model = ./small-* ]] || [ ! -e "$model" ] ||
+            step "llama.cpp: $(basename "$model")" 12 "$bench" -m "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" -ngl 99 -fa 1
+    done
 }
 
 tests() {
@@ -299,10 +329,12 @@ tests() {
     for type in ${TYPES:-q8_0 q4_k_m q4_0 q2_k bf16}; do
         step "Perplexity, $type" 8 bash -c "same_perplexity $type"
     done
+    # Last, since compiling may take minutes; the driver keeps what it has made.
+    LIMIT=240 step "The processor's text, by kernels that the driver compiles from PTX" 4 env QCONV_CUDA_IMAGES="$PWD/ptx" bash -c "same_text --backend cuda"
 }
 
 speed() {
-    local models=("$@") shape type model bench="" all=()
+    local models=("$@") shape type model all=()
     export -f make_models sweep
     # What is wanted first comes first: the speeds of all, then why.
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
@@ -322,12 +354,6 @@ speed() {
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
         step "Long context: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" -d "${DEPTH:-4096}" -r 2 --backend cuda
         step "Side by side: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" --parallel 4,16 -r 2 --backend cuda
-    done
-    # Last, since it may have to be built.
-    bench=$(llama_bench) || { leave_out "llama.cpp" "LLAMA_BENCH, LLAMA_CPP and the PATH have none that runs" && return; }
-    for model in "${all[@]}"; do
-        [ ! -e "$model" ] ||
-            step "llama.cpp: $(basename "$model")" 12 "$bench" -m "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" -ngl 99 -fa 1
     done
 }
 
@@ -355,7 +381,15 @@ measure() {
 }
 
 checks() {
-    command -v compute-sanitizer >/dev/null || { leave_out "memcheck, synccheck and racecheck" "compute-sanitizer is not on this machine" && return; }
+    local all="memcheck, synccheck and racecheck"
+    command -v compute-sanitizer >/dev/null || { leave_out "$all" "compute-sanitizer is not on this machine" && return; }
+    # Where a machine hides its device's debugging interface (gVisor does), every test would only say so.
+    log=$(mktemp)
+    limited 120 compute-sanitizer --tool memcheck ./cuda-tests --exact cuda::tests::operations::rope
+    if grep -qiE 'device not supported|internal sanitizer error|unable to (attach|initialize)|LibraryNotLoaded' "$log"; then
+        leave_out "$all" "compute-sanitizer does not work here: $(grep -iE 'support|error|unable' "$log" | head -n 1)"
+        return
+    fi
     # Calls that fail are no faults: the program asks for kernels that may not be there, and the tests for what is refused.
     local tool
     for tool in memcheck synccheck racecheck; do
@@ -465,12 +499,17 @@ run() {
     return $status
 }
 
-case ${1:-} in
-pack) pack "${2:?a folder}" ;;
-tests | speed | checks) run "$@" ;;
-run) shift && run "tests speed checks" "$@" ;;
-*)
-    sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
-    exit 2
-    ;;
-esac
+# To its end before anything of it runs: nobody's changes to this file reach a call that is under way.
+main() {
+    case ${1:-} in
+    pack) pack "${2:?a folder}" ;;
+    tests | speed | llama | checks) run "$@" ;;
+    run) shift && run "tests speed llama checks" "$@" ;;
+    *)
+        sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        exit 2
+        ;;
+    esac
+}
+main "$@"
+exit
