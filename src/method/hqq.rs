@@ -29,14 +29,16 @@ pub static HQQ: Method = Method {
 
 /// See [`super::QuantizeRows`].
 pub fn rows(format: &'static BlockFormat, cols: usize, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let Some(scalar) = format.scalar else { return rtn::rows(format, cols, weights, importance, out) };
+    // The format's own search is the start, and fast.
+    rtn::rows(format, cols, weights, importance, out);
+    let Some(scalar) = format.scalar else { return };
     let row_bytes = out.len() / (weights.len() / cols);
+    let levels = Levels::of(scalar.levels());
+    let n = format.block_weights;
     for (row, out) in weights.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)) {
-        let mean = mean_square(row);
-        let n = format.block_weights;
         for (b, (x, out)) in row.chunks_exact(n).zip(out.chunks_exact_mut(format.block_bytes)).enumerate() {
             let importance = importance.map(|i| &i[b * n..][..n]);
-            block(scalar, x, importance, mean, out);
+            block(scalar, &levels, x, importance, out);
         }
     }
 }
@@ -84,10 +86,10 @@ struct Solution {
     codes: [u8; 256],
 }
 
-/// Quantizes one block of a row whose mean square is given.
-fn block(scalar: &dyn ScalarCodes, x: &[f32], importance: Option<&[f32]>, of_row: f32, out: &mut [u8]) {
+/// Improves one block, which holds what the format's own search found.
+fn block(scalar: &dyn ScalarCodes, levels: &Levels, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let mut codes = [0u8; 256];
-    let grid = scalar.fit(x, importance, of_row, &mut codes[..x.len()]);
+    let grid = scalar.unpack(out, &mut codes[..x.len()]);
     let start = Solution { grid, codes };
     let block = Block { scalar, x, importance, mean_square: mean_square(x) };
     let groups = x.len() / scalar.group();
@@ -96,20 +98,22 @@ fn block(scalar: &dyn ScalarCodes, x: &[f32], importance: Option<&[f32]>, of_row
     for g in 0..groups {
         let at = g * scalar.group()..(g + 1) * scalar.group();
         let weighting = importance.map(|i| &i[at.clone()]);
-        (scale[g], min[g]) = fit_group(scalar.levels(), &x[at], weighting, scale[g], min[g], has_minimum);
+        (scale[g], min[g]) = fit_group(levels, &x[at], weighting, scale[g], min[g], has_minimum);
     }
     let (scale, min) = (&scale[..groups], &min[..groups]);
     let cost = |s: &Solution| block.cost(s, 0..x.len());
-    let mut best = (cost(&start), &start);
+    let mut best = (cost(&start), None);
     // All groups anew, and group by group in the units that the block has: rounding the units anew may cost more than it gains.
     let others = [Some(block.anew(scale, min)), block.in_steps(&start, scale, min)];
     for other in others.iter().flatten() {
         let cost = cost(other);
         if cost.beats(best.0) {
-            best = (cost, other);
+            best = (cost, Some(other));
         }
     }
-    scalar.pack(&best.1.grid, &best.1.codes[..x.len()], out);
+    if let Some(better) = best.1 {
+        scalar.pack(&better.grid, &better.codes[..x.len()], out);
+    }
 }
 
 impl Block<'_> {
@@ -169,7 +173,7 @@ impl Block<'_> {
 
 /// Scale and minimum of one group.
 fn fit_group(
-    levels: &[f32],
+    levels: &Levels,
     x: &[f32],
     weighting: Option<&[f32]>,
     mut scale: f32,
@@ -185,13 +189,14 @@ fn fit_group(
         // Weighted sums for the regression of weight - error on level.
         let (mut n, mut sl, mut sy, mut sll, mut sly, mut total) = (0f64, 0f64, 0f64, 0f64, 0f64, 0f32);
         for (i, &w) in x.iter().enumerate() {
-            let level = nearest_level(levels, (w + min) / scale);
-            let error = (w + min) / scale - level;
+            let position = (w + min) / scale;
+            let level = levels.nearest(position);
+            let error = position - level;
             let weight = weighting.map_or(1.0, |v| v[i]);
-            total += weight * norm(error * scale);
             let size = error.abs();
-            let kept =
-                if size > 0.0 { (size - 1.0 / (beta * size.sqrt().sqrt())).max(0.0).copysign(error) } else { 0.0 };
+            let (half, quarter) = (size.sqrt(), size.sqrt().sqrt());
+            total += weight * half * quarter; // the norm, in steps of the grid
+            let kept = if size > 0.0 { (size - 1.0 / (beta * quarter)).max(0.0).copysign(error) } else { 0.0 };
             let y = f64::from(w - kept * scale);
             let (weight, level) = (f64::from(weight), f64::from(level));
             n += weight;
@@ -200,6 +205,7 @@ fn fit_group(
             sll += weight * level * level;
             sly += weight * level * y;
         }
+        let total = total * norm(scale);
         if total >= best.0 {
             break;
         }
@@ -222,16 +228,42 @@ fn fit_group(
     (best.1, best.2)
 }
 
-/// The level nearest to a position.
-fn nearest_level(levels: &[f32], position: f32) -> f32 {
-    let (first, last) = (levels[0], levels[levels.len() - 1]);
-    if last - first == (levels.len() - 1) as f32 {
-        return position.round().clamp(first, last); // whole numbers
+/// What a format's codes stand for, in order.
+struct Levels {
+    first: f32,
+    last: f32,
+    /// Unless they are whole numbers without a gap: levels, and what lies halfway between each and the next.
+    uneven: Option<([f32; UNEVEN], [f32; UNEVEN])>,
+}
+
+/// Levels of formats whose levels are not evenly spaced, at most.
+const UNEVEN: usize = 16;
+
+impl Levels {
+    fn of(levels: &[f32]) -> Self {
+        let mut sorted = levels.to_vec();
+        sorted.sort_by(f32::total_cmp);
+        let (first, last) = (sorted[0], sorted[sorted.len() - 1]);
+        if last - first == (sorted.len() - 1) as f32 {
+            return Levels { first, last, uneven: None };
+        }
+        let at = |i: usize| sorted[i.min(sorted.len() - 1)];
+        let halfway = |i: usize| if i + 1 < sorted.len() { (at(i) + at(i + 1)) / 2.0 } else { f32::INFINITY };
+        let uneven = Some((std::array::from_fn(at), std::array::from_fn(halfway)));
+        Levels { first, last, uneven }
     }
-    levels
-        .iter()
-        .copied()
-        .fold(levels[0], |best, l| if (l - position).abs() < (best - position).abs() { l } else { best })
+
+    /// The one nearest to a position.
+    fn nearest(&self, position: f32) -> f32 {
+        match &self.uneven {
+            None => position.round().clamp(self.first, self.last),
+            // Without branches: this is most of the time that such a format takes.
+            Some((levels, halfway)) => {
+                let below: u32 = halfway.iter().map(|h| u32::from(position > *h)).sum();
+                levels[below as usize % UNEVEN]
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +320,21 @@ mod tests {
         }
         for name in ["Q4_0", "Q4_1", "Q4_K"] {
             assert!(better.contains(&name), "{name} gains nothing; {better:?} do");
+        }
+    }
+
+    #[test]
+    fn nearest_levels_are_those_of_a_plain_search() {
+        for format in block::ALL.iter() {
+            let Some(scalar) = format.scalar else { continue };
+            let (levels, all) = (Levels::of(scalar.levels()), scalar.levels());
+            assert!(levels.uneven.is_none() || all.len() <= UNEVEN, "{}", format.name);
+            for i in -5000..5000 {
+                let x = i as f32 * 0.0517;
+                let far = |l: &f32| (l - x).abs();
+                let best = all.iter().map(far).fold(f32::INFINITY, f32::min);
+                assert!(far(&levels.nearest(x)) <= best + 1e-4, "{}: {x} -> {}", format.name, levels.nearest(x));
+            }
         }
     }
 
