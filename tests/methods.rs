@@ -5,6 +5,7 @@ mod common;
 
 use common::{arg, experts_of, fails, fixture, listing, ok, qconv, run};
 use qconv::method::{self, Work};
+use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -178,6 +179,37 @@ fn experts_have_inputs_of_their_own() {
     // Rows of 64 do not take the embeddings' usual type, which would be another warning.
     fails(&[&args[..], &little, &["--token-embedding-type", "q8_0"]].concat(), 1, &["never used"]);
     assert!(!out.exists());
+}
+
+/// A norm of zeros: nothing ever reaches the matrices behind it. They are rounded, named and counted, by every method alike.
+#[test]
+fn matrices_whose_inputs_are_all_zero_are_rounded_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("m");
+    common::copy_folder(&fixture("models/stories260k"), &model);
+    let path = model.join("model.safetensors");
+    let mut file = std::fs::read(&path).unwrap();
+    let (header, metadata) = SafeTensors::read_metadata(&file).unwrap();
+    let (first, last) = metadata.info("model.layers.1.input_layernorm.weight").unwrap().data_offsets;
+    file[8 + header + first..8 + header + last].fill(0);
+    std::fs::write(&path, file).unwrap();
+    let (calibration, _) = texts(dir.path());
+    let out = dir.path().join("x.gguf");
+    let args = ["convert", arg(&model), "-t", "q4_0", "--token-embedding-type", "q8_0", "-o", arg(&out), "-f"];
+    let args = [&args[..], &["--calibration", arg(&calibration), "--calibration-ctx=64", "--method"]].concat();
+    let known = [("rtn", "never active"), ("hqq", "never active"), ("awq", "never active")];
+    for (method, words) in known.into_iter().chain(second_order().map(|m| (m, "3 matrices had nothing but zeros"))) {
+        let done = run(&[&args[..], &[method]].concat());
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(
+            done.status.success() && said.contains(words) && said.contains("blk.1.attn_q.weight"),
+            "{method}: {said}"
+        );
+        ok(&["verify", arg(&out)]);
+        std::fs::remove_file(&out).unwrap();
+        fails(&[&args[..], &[method, "--strict"]].concat(), 1, &[words]);
+        assert!(!out.exists(), "{method}");
+    }
 }
 
 /// What quantizes rows is repeated: every byte is proved, of simulations of other libraries too, which round far more than their

@@ -119,6 +119,11 @@ impl Hessian {
         self.factored.get_or_init(|| Quadratic::new(self)).as_ref().map_err(String::as_str)
     }
 
+    /// All inputs were zero, if there were any.
+    pub fn is_zero(&self) -> bool {
+        (0..self.cols).all(|i| self.sums[i * (self.cols + 1)] == 0.0)
+    }
+
     /// Some sum is NaN or infinite: the model's activations are.
     pub fn is_finite(&self) -> bool {
         self.sums.iter().all(|x| x.is_finite())

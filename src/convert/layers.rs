@@ -194,11 +194,14 @@ impl Job<'_> {
         for (e, out) in out.chunks_exact_mut(rows * planned.row_bytes()).enumerate() {
             self.request.model.rows(tensor, e * rows, &mut weights)?;
             stream::check_finite(self.request, tensor, e * rows, &weights)?;
-            match hessians.get(e).filter(|h| h.inputs() > 0) {
+            let seen = hessians.get(e).filter(|h| h.inputs() > 0);
+            if seen.is_some_and(|h| !h.is_finite()) {
+                return Err(calibrate::not_finite(self.request.model, &planned.name));
+            }
+            // Nothing is known of what such a matrix does: as if it had never been used.
+            let silent = seen.is_some_and(Hessian::is_zero);
+            match seen.filter(|_| !silent) {
                 Some(hessian) => {
-                    if !hessian.is_finite() {
-                        return Err(calibrate::not_finite(self.request.model, &planned.name));
-                    }
                     let dead = hessian.diagonal().iter().filter(|x| **x == 0.0).count();
                     if dead > 0 {
                         *odd.dead.entry(planned.name.clone()).or_default() += dead;
@@ -212,7 +215,9 @@ impl Job<'_> {
                     (self.quantize)(&matrix, out).with_context(|| format!("tensor {}", planned.name))?;
                 }
                 None => {
-                    if !hessians.is_empty() || matrices > 1 {
+                    if silent {
+                        *odd.silent.entry(planned.name.clone()).or_default() += 1;
+                    } else if !hessians.is_empty() || matrices > 1 {
                         *odd.unseen.entry(planned.name.clone()).or_default() += 1;
                     }
                     let round = self.request.methods.rows();

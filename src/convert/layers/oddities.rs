@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 pub(super) struct Oddities {
     pub(super) dead: BTreeMap<String, usize>,
     pub(super) unseen: BTreeMap<String, usize>,
+    pub(super) silent: BTreeMap<String, usize>,
     pub(super) few: BTreeMap<String, (u64, usize)>,
 }
 
@@ -26,6 +27,13 @@ impl Oddities {
             let n: usize = self.unseen.values().sum();
             let all = list(self.unseen.iter().map(|(name, n)| format!("{name} {n}")).collect());
             ui.warn(format!("{text}: {n} matrices were never used, they are rounded; use a longer text: {all}"));
+        }
+        if !self.silent.is_empty() {
+            let n: usize = self.silent.values().sum();
+            let all = list(self.silent.iter().map(|(name, n)| format!("{name} {n}")).collect());
+            ui.warn(format!(
+                "{text}: {n} matrices had nothing but zeros as inputs, they are rounded; the model or the text is odd: {all}"
+            ));
         }
         if !self.few.is_empty() {
             let all = list(self.few.iter().map(|(name, (n, cols))| format!("{name} {n} of {cols}")).collect());
