@@ -5,6 +5,7 @@ use crate::allocate::knapsack::{self, Found};
 use crate::allocate::{Formats, Pace, Problem, Speeds};
 use crate::convert::Plan;
 use crate::error::caller;
+use crate::ui;
 use anyhow::Result;
 use qconv_formats::block::BlockFormat;
 use std::collections::BTreeMap;
@@ -25,8 +26,23 @@ pub(super) struct Pacer<'a> {
     others: Formats<'a>,
     /// Seconds of all of these.
     fixed: f64,
+    /// Bytes of all of these.
+    rest: u64,
     /// Tokens per second that were asked for.
     asked: f64,
+    /// What the fastest plan was measured to generate.
+    fastest: f64,
+}
+
+/// Of all choices of an item.
+type Pick = fn(&[f64]) -> usize;
+
+fn quickest(times: &[f64]) -> usize {
+    (0..times.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).unwrap_or(0)
+}
+
+fn slowest(times: &[f64]) -> usize {
+    (0..times.len()).max_by(|&a, &b| times[a].total_cmp(&times[b])).unwrap_or(0)
 }
 
 impl<'a> Pacer<'a> {
@@ -35,6 +51,7 @@ impl<'a> Pacer<'a> {
     pub fn new(case: &'a Case, asked: f64, plan: &'a Plan, problem: &'a Problem) -> Result<Self> {
         let decided = |name: &str| problem.items.iter().any(|item| item.tensor.name == name);
         let others = plan.tensors.iter().filter(|p| !decided(&p.tensor.name));
+        let rest = others.clone().map(crate::convert::Planned::bytes).sum();
         let others: Formats = others.map(|p| (p.tensor.name.as_str(), p.format)).collect();
         let mut formats: Vec<&'static BlockFormat> = problem.items.iter().flat_map(|i| i.formats.clone()).collect();
         formats.extend(others.values());
@@ -42,12 +59,10 @@ impl<'a> Pacer<'a> {
         let seconds = |t: &crate::model::ModelTensor| Some(speeds.seconds(t, others.get(t.name.as_str())?));
         let fixed = case.model.tensors().iter().filter_map(seconds).sum();
         let times = problem.times(&speeds);
-        let fastest = |times: &Vec<f64>| (0..times.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).unwrap_or(0);
-        let fastest: Vec<usize> = times.iter().map(fastest).collect();
-        let mut pacer = Pacer { case, problem, speeds, times, others, fixed, asked };
-        let pace = pacer.try_picks(&fastest)?;
-        if pace.median < NEAR * asked {
-            return Err(pacer.too_fast("the fastest plan of these candidates", pace.median));
+        let mut pacer = Pacer { case, problem, speeds, times, others, fixed, rest, asked, fastest: 0.0 };
+        pacer.fastest = pacer.try_picks(&pacer.picks(quickest))?.median;
+        if pacer.fastest < NEAR * asked {
+            return Err(pacer.too_fast("the fastest plan of these candidates", pacer.fastest));
         }
         Ok(pacer)
     }
@@ -96,11 +111,27 @@ impl<'a> Pacer<'a> {
         self.speeds.try_plan(self.case.model, &formats, self.case.computing, self.case.ui)
     }
 
+    /// The same kind of choice for every item.
+    fn picks(&self, pick: Pick) -> Vec<usize> {
+        self.times.iter().map(|times| pick(times)).collect()
+    }
+
+    /// Bytes of weights of the plan of such choices, and what it generates by the rates of its formats.
+    fn extreme(&self, pick: Pick) -> (u64, f64) {
+        let picks = self.picks(pick);
+        let bytes: u64 = self.problem.choices.iter().zip(&picks).map(|(item, &p)| item[p].size).sum();
+        let seconds: f64 = self.times.iter().zip(&picks).map(|(times, &p)| times[p]).sum();
+        (bytes + self.rest, self.speeds.rate(self.fixed + seconds))
+    }
+
+    /// What is out of reach, and what is within.
     fn too_fast(&self, who: &str, rate: f64) -> anyhow::Error {
-        let (asked, backend) = (self.asked, &self.speeds.backend);
+        let (asked, backend, most) = (self.asked, &self.speeds.backend, self.fastest);
+        let (fast, slow) = (self.extreme(quickest), self.extreme(slowest));
+        let (small, large, least) = (ui::bytes(fast.0), ui::bytes(slow.0), slow.1.min(most));
         caller(format!(
-            "--target-tokens-per-second {asked}: {who} is expected to generate {rate:.1} on {backend}; ask for less, or for other \
-             --candidates"
+            "--target-tokens-per-second {asked}: {who} is expected to generate {rate:.1} on {backend}. These candidates reach from about \
+             {least:.1} tokens/s, with {large} of weights, to {most:.1}, with {small}: ask for less, or for other --candidates"
         ))
     }
 }
