@@ -84,7 +84,11 @@ impl Records {
         let path = self.path(mix, method)?;
         let text = std::fs::read_to_string(&path).ok()?;
         let again = |why: String| ui.note(format!("{}: {why}; measured again", path.display()));
-        let found: Metadata = match serde_json::from_str(&text) {
+        let Some(content) = unseal(&text) else {
+            again("is not what was written then".into());
+            return None;
+        };
+        let found: Metadata = match serde_json::from_str(&content) {
             Ok(found) => found,
             Err(e) => {
                 again(format!("is not understood ({e})"));
@@ -99,6 +103,15 @@ impl Records {
         if found.row.failure.is_some() {
             again("it failed then".into());
             return None;
+        }
+        // Of a file that stayed nothing holds if it is another one now.
+        let file = &found.row.file;
+        if self.files_stay && method.is_some() && file.is_file() {
+            let digest = provenance::hash_file(file, &|| false).ok().map(|d| provenance::hex(&d));
+            if digest != found.output_sha256 {
+                again(format!("{} is another file now", file.display()));
+                return None;
+            }
         }
         ui.note(format!("{}: taken from {}", found.row.label(), path.display()));
         Some(found.row)
@@ -120,9 +133,24 @@ impl Records {
             output_sha256: digest.map(|d| provenance::hex(&d)),
             row: row.clone(),
         };
-        let text = serde_json::to_string_pretty(&metadata)? + "\n";
-        output::write_whole(&path, text.as_bytes(), true)
+        output::write_whole(&path, seal(&serde_json::to_string_pretty(&metadata)?).as_bytes(), true)
     }
+}
+
+/// Between a variant's JSON and the SHA-256 of all that stands before it.
+const SEAL: &str = ",\n  \"sha256_of_the_above\": \"";
+
+/// Adds a digest of the text to it, as a last key: figures that were changed by hand, or by a damaged disk, are nobody's measurements.
+fn seal(json: &str) -> String {
+    let body = json.trim_end().trim_end_matches('}').trim_end();
+    format!("{body}{SEAL}{}\"\n}}\n", provenance::hex(&provenance::hash_bytes(body.as_bytes())))
+}
+
+/// The text without its digest; `None` if that is missing or another's.
+fn unseal(text: &str) -> Option<String> {
+    let (body, digest) = text.rsplit_once(SEAL)?;
+    let right = provenance::hex(&provenance::hash_bytes(body.as_bytes()));
+    (digest.strip_suffix("\"\n}\n")? == right).then(|| format!("{body}\n}}"))
 }
 
 /// The machine, as far as the system tells.
@@ -138,4 +166,23 @@ fn machine() -> Value {
         "threads": std::thread::available_parallelism().map(std::num::NonZero::get).ok(),
         "memory_bytes": kilobytes.and_then(|k| k.trim().parse::<u64>().ok()).map(|k| k * 1024),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_figures_are_noticed() {
+        let json =
+            serde_json::to_string_pretty(&json!({ "row": { "kl": 0.004_370_123_456_789 }, "more": {} })).unwrap();
+        let sealed = seal(&json);
+        assert!(serde_json::from_str::<Value>(&sealed).unwrap()["sha256_of_the_above"].is_string());
+        assert_eq!(unseal(&sealed).as_deref(), Some(&*json));
+        for wrong in
+            [sealed.replace("0.00437", "0.00436"), sealed.replace(" \"more\"", "\"more\""), json, String::new()]
+        {
+            assert_eq!(unseal(&wrong), None, "{wrong}");
+        }
+    }
 }

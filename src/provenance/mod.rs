@@ -20,7 +20,7 @@ mod sources;
 
 pub use check::{check, whole_head};
 pub use hashes::{Failed, TensorHashes};
-pub use sources::{SourceFile, files_of, hash_file};
+pub use sources::{SourceFile, files_of, hash_bytes, hash_file};
 
 use crate::convert::Setting;
 use crate::error::malformed;

@@ -94,6 +94,11 @@ impl SourceFile {
     }
 }
 
+/// The digest of some bytes.
+pub fn hash_bytes(bytes: &[u8]) -> Digest {
+    Sha256::digest(bytes).into()
+}
+
 /// The digest of a file's content.
 pub fn hash_file(path: &Path, stop: &dyn Fn() -> bool) -> Result<Digest> {
     hash_start(path, u64::MAX, stop)
