@@ -98,6 +98,32 @@ fn awq_and_quarot_save_4_bit_weights() {
     assert!(ours < 0.5 * plain, "quarot without a text: {ours}, rounding {plain}");
 }
 
+/// Where nothing stands out, awq changes little and quarot says that it is out of place: loudly, and not at all under `--strict`.
+#[test]
+fn without_outliers_awq_does_no_harm_and_quarot_warns() {
+    let case = Case::new();
+    for kind in ["q2_k", "iq4_xs"] {
+        let [rounded, ours] = ["rtn", "awq"].map(|method| {
+            let file = case.convert(&case.plain, kind, method, true);
+            case.divergence(&file, "exact")
+        });
+        assert!(ours < 1.02 * rounded, "{kind}: {ours}, rounding {rounded}");
+    }
+    let said = |model: &Path, method: &str, rest: &[&str]| {
+        let args = ["convert", arg(model), "-t", "q4_0", "--method", method, "--dry-run"];
+        let out = common::run(&[&args[..], rest].concat());
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, warned) = said(&case.plain, "quarot", &[]);
+    assert!(code == Some(0) && warned.contains("warning: quarot: rounding loses 0.73"), "{warned}");
+    assert_eq!(said(&case.plain, "quarot", &["--strict"]).0, Some(1));
+    // Where there are some, or where the quantizer goes by the Hessian, the same is no warning.
+    for (model, method) in [(&case.planted, "quarot"), (&case.plain, "quarot+gptq")] {
+        let (code, told) = said(model, method, &["--strict", "--calibration", arg(&case.path("calibration.txt"))]);
+        assert!(code == Some(0) && told.contains("quarot: rounding loses 0.73"), "{method}: {told}");
+    }
+}
+
 /// Rotation undoes all that norms do: with outliers or without, the same weights come out.
 #[test]
 fn quarot_does_not_see_the_outliers_of_norms() {

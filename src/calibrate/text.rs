@@ -112,6 +112,17 @@ impl Calibration {
         Ok(Calibration { file: request.file.to_owned(), ctx, chunks, from, computing })
     }
 
+    /// Most of the text to search on, and every fourth chunk to judge on what was found; of a single chunk that one twice.
+    pub fn parts(&self) -> (Calibration, Calibration) {
+        let n = self.chunks.len();
+        let held = |i: usize| if n < 4 { i + 1 == n } else { i % 4 == 3 };
+        let part = |wanted: &dyn Fn(usize) -> bool| {
+            let chunks = (0..n).filter(|&i| n == 1 || wanted(i)).map(|i| self.chunks[i].clone());
+            Calibration { chunks: chunks.collect(), ..self.clone() }
+        };
+        (part(&|i| !held(i)), part(&held))
+    }
+
     /// Runs the text through a model and shows `observer` what goes into its matrices; with `output` also into the output
     /// matrix, of every token. Returns what it ran on.
     pub fn observe(&self, model: &Model, observer: &mut dyn Observer, output: bool, ui: &Ui) -> Result<String> {
@@ -156,7 +167,8 @@ impl Task for Job<'_> {
         let engine = Engine::load(backend, self.model, &mut warnings)?;
         warnings.into_iter().for_each(|w| self.ui.warn(w));
         self.ui.refuse_warnings()?;
-        self.ui.note(engine.memory(super::session_options(self.calibration.ctx))?.to_string());
+        // Methods take several turns.
+        self.ui.note_once(engine.memory(super::session_options(self.calibration.ctx))?.to_string());
         let bar = self.ui.steps_bar(self.calibration.chunks.len() as u64);
         bar.set_message("calibration");
         run(&engine, self.calibration, self.observer, self.output, |done| bar.set_position(done as u64))?;
@@ -178,4 +190,24 @@ pub fn collect(model: &Model, calibration: &Calibration, output: bool, ui: &Ui) 
     let matrix = collector.finish(&calibration.file.display().to_string(), calibration.ctx, model)?;
     let (chunks, ctx) = (calibration.chunks.len(), calibration.ctx);
     Ok(Collected { matrix, chunks, ctx, backend, seconds: started.elapsed().as_secs_f64() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_no_chunk_in_common_and_are_never_empty() {
+        for n in 1..9u32 {
+            let chunks: Vec<Vec<u32>> = (0..n).map(|i| vec![i]).collect();
+            let (file, computing) = (PathBuf::new(), BackendArgs::default());
+            let all = Calibration { file, ctx: 1, chunks, from: Activations::Both, computing };
+            let (search, judge) = all.parts();
+            assert!(!search.chunks.is_empty() && !judge.chunks.is_empty());
+            let mut both = [search.chunks.clone(), judge.chunks.clone()].concat();
+            both.sort();
+            assert!(both == all.chunks || n == 1, "{n}: {both:?}");
+            assert_eq!(judge.chunks.len(), (n as usize / 4).max(1), "{n}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod pipeline;
 mod quadratic;
 mod quarot;
 mod rtn;
+mod sample;
 mod smoothquant;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Clipping of groups of weights before they are quantized: a few large weights get a larger error, and all others of their group a
 //! finer grid. Searched by the output's error, as AWQ does: the share of a group's inputs in it.
 
-use super::QuantizeRows;
 use crate::calibrate::Hessian;
+use crate::method::QuantizeRows;
 use qconv_formats::block::BlockFormat;
 
 /// Weights of a group where the format has no scales of single weights.

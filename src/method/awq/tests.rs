@@ -1,7 +1,7 @@
 //! The search against an independent one, and clipping against its purpose.
 
 use super::*;
-use qconv_formats::block;
+use qconv_formats::block::{self, BlockFormat};
 use std::path::Path;
 
 fn fixture(name: &str) -> Vec<f32> {
@@ -24,7 +24,7 @@ fn scales_are_those_of_an_independent_search() {
     sums.add(&inputs);
     let format = BlockFormat::by_name("Q4_0").unwrap();
     let half = weights.len() / 2;
-    let reader = |rows: &[f32], name| Reader { format, rows: rows.to_vec(), quantize: plain, name };
+    let reader = |rows: &[f32], name| Sample { name, format, quantize: plain, cols: COLS, rows: rows.to_vec() };
     let readers = [reader(&weights[..half], "first"), reader(&weights[half..], "second")];
     let found = best(&readers, sums.hessian.as_ref().unwrap(), &sums.mean_absolute(), <[f32]>::to_vec);
     // Step, error with the scales, error without, then the scales.
