@@ -195,10 +195,12 @@ fn matrices_whose_inputs_are_all_zero_are_rounded_and_told() {
     std::fs::write(&path, file).unwrap();
     let (calibration, _) = texts(dir.path());
     let out = dir.path().join("x.gguf");
-    let args = ["convert", arg(&model), "-t", "q4_0", "--token-embedding-type", "q8_0", "-o", arg(&out), "-f"];
+    // Rows of 64 and 172 do not take the usual types, which would be other warnings.
+    let usual = ["--token-embedding-type", "q8_0", "--tensor-type", "ffn_down=f16"];
+    let args = [&["convert", arg(&model), "-t", "q4_0", "-o", arg(&out), "-f"], &usual[..]].concat();
     let args = [&args[..], &["--calibration", arg(&calibration), "--calibration-ctx=64", "--method"]].concat();
     let known = [("rtn", "never active"), ("hqq", "never active"), ("awq", "never active")];
-    for (method, words) in known.into_iter().chain(second_order().map(|m| (m, "3 matrices had nothing but zeros"))) {
+    for (method, words) in known.into_iter().chain(second_order().map(|m| (m, "4 matrices had nothing but zeros"))) {
         let done = run(&[&args[..], &[method]].concat());
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(

@@ -117,6 +117,7 @@ pub struct Convert {
 
 impl Run for Convert {
     fn run(mut self, ui: &Ui) -> Result<()> {
+        let started = std::time::Instant::now();
         crate::ui::use_threads(self.threads)?;
         let named = self.output.as_deref().filter(|o| !o.is_dir()).unwrap_or(&self.source);
         ui.set_prefix(&named.file_name().unwrap_or(named.as_os_str()).to_string_lossy());
@@ -220,6 +221,8 @@ impl Run for Convert {
             let mut json = serde_json::to_value(&summary)?;
             json["warnings"] = ui.warnings().into();
             json["peak_memory"] = memory::peak().into();
+            // What came before the conversion itself too: calibration, the search of transforms and budgets.
+            json["total_seconds"] = started.elapsed().as_secs_f64().into();
             if let Some(decided) = &decided {
                 json["allocation"] = serde_json::to_value(decided)?;
             }

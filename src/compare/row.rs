@@ -29,7 +29,7 @@ pub struct Row {
     pub bits_per_weight: Option<f64>,
     /// Bytes of the file (of the tensors, for the original).
     pub bytes: Option<u64>,
-    /// Wall time of the conversion.
+    /// Wall time of the conversion, with the calibration and the searches of its methods; importance that variants share is made before.
     pub convert_seconds: Option<f64>,
     /// Highest resident memory of the process that converted. Bytes.
     pub convert_peak_memory: Option<u64>,

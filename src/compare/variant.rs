@@ -35,7 +35,7 @@ pub fn convert(study: &Study, row: &mut Row, folder: &Path, importance: &[String
     row.file = PathBuf::from(told["output"].as_str().context("the conversion named no output")?);
     row.bits_per_weight = told["bits_per_weight"].as_f64();
     row.bytes = told["bytes"].as_u64();
-    row.convert_seconds = told["seconds"].as_f64();
+    row.convert_seconds = told["total_seconds"].as_f64();
     row.convert_peak_memory = told["peak_memory"].as_u64();
     row.fallbacks = told["fallbacks"].as_u64().map(|n| n as usize);
     let warnings = told["warnings"].as_array().into_iter().flatten();

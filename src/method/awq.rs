@@ -16,7 +16,7 @@ mod clip;
 
 use super::sample::{Change, Sample};
 use super::{Method, Needs, Tools, Transform, Work};
-use crate::calibrate::{ChannelSums, Hessian, channel_sums};
+use crate::calibrate::{ChannelSums, Hessian, channel_sums, not_finite};
 use crate::model::{Model, Site, everywhere};
 use anyhow::Result;
 use std::sync::Arc;
@@ -147,6 +147,9 @@ fn take(model: &Model, site: &Site, seen: &Seen, may_clip: &dyn Fn(&str) -> bool
     let means = site.gather(&seen.search.mean_absolute(), average);
     let mut taken = Taken { factors: None, step: 0, clips: Vec::new(), errors: (0.0, 0.0) };
     let (Some(hessian), Some(judge)) = (&seen.search.hessian, &seen.judge.hessian) else { return Ok(taken) };
+    if !(hessian.is_finite() && judge.is_finite()) {
+        return Err(not_finite(model, &site.to[0]));
+    }
     let found = best(&readers, hessian, &means, |factors| site.spread(factors));
     let ones = vec![1.0; hessian.cols()];
     let judged = |columns: &[f32]| -> Vec<f64> {

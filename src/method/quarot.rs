@@ -47,6 +47,9 @@ fn rotate(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
     rotate_all(model, tools)?;
     let after = lost(model, tools)?;
     let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    if !(before.is_finite() && after.is_finite()) {
+        return Ok(()); // damaged weights: the conversion names them
+    }
     let what = format!(
         "rounding loses {:.3} % of the rotated weights (of their squares), {:.3} % of what they were",
         after * 100.0,
