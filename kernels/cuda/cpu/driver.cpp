@@ -12,6 +12,7 @@
 //    take what nobody can want: recorded copies from and to the host's memory, and recorded allocations.
 // 5. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB),
 //    QCONV_STAND_IN_DRIVER (12040), QCONV_STAND_IN_INIT (0; another status of cuInit) make devices and drivers that qconv has to refuse.
+//    A driver before 12040 loads functions with their first launch only, and refuses that while recording.
 //    QCONV_STAND_IN_MULTIPROCESSORS (132). QCONV_STAND_IN_POOLS=0: no memory pools. QCONV_STAND_IN_NVML=0: the management library
 //    does not start.
 #include "image.h"
@@ -82,7 +83,8 @@ struct Event {
 struct Allocation { size_t bytes; uint64_t number; };
 
 constexpr unsigned UNASKED = 48 << 10;    // shared memory that a block gets without asking
-struct Function { const stand_in::Kernel* kernel; unsigned own_shared, most_shared = UNASKED; };
+// `loaded`: drivers bring a function to the device when it is launched first, which may take what cannot be recorded.
+struct Function { const stand_in::Kernel* kernel; unsigned own_shared, most_shared = UNASKED; bool loaded = false; };
 struct Module { stand_in::Image image; std::map<std::string, Function> functions; };
 
 // The context that this thread has made its own: nearly all calls need one.
@@ -108,6 +110,7 @@ const char* setting(const char* name, const char* otherwise) {
     return value && *value ? value : otherwise;
 }
 size_t total_memory() { return strtoull(setting("QCONV_STAND_IN_MEMORY", "8589934592"), nullptr, 10); }
+int driver() { return atoi(setting("QCONV_STAND_IN_DRIVER", "12040")); }
 int devices() { return atoi(setting("QCONV_STAND_IN_DEVICES", "1")); }
 void capability(int& major, int& minor) {
     if (sscanf(setting("QCONV_STAND_IN_CAPABILITY", "9.0"), "%d.%d", &major, &minor) != 2) major = minor = 0;
@@ -216,7 +219,7 @@ CUDA_API cuInit(unsigned) {
     const int status = atoi(setting("QCONV_STAND_IN_INIT", "0"));
     return status ? Status(status) : devices() > 0 ? SUCCESS : NO_DEVICE;
 }
-CUDA_API cuDriverGetVersion(int* version) { *version = atoi(setting("QCONV_STAND_IN_DRIVER", "12040")); return SUCCESS; }
+CUDA_API cuDriverGetVersion(int* version) { *version = driver(); return SUCCESS; }
 CUDA_API cuDeviceGetCount(int* count) { *count = devices(); return SUCCESS; }
 CUDA_API cuDeviceGet(int* device, int ordinal) { *device = ordinal; return ordinal < devices() ? SUCCESS : INVALID_DEVICE; }
 CUDA_API cuDeviceGetName(char* name, int room, int) { snprintf(name, size_t(room), "stand-in on the CPU"); return SUCCESS; }
@@ -522,12 +525,16 @@ CUDA_API cuModuleGetFunction(void** function, void* in, const char* name) {
         }
     return refuse(NOT_FOUND, __func__, "an image has a kernel that the sources have not: run kernels/cuda/build.py");
 }
-CUDA_API cuFuncLoad(void*) {
+// Drivers before 12.4 have neither of the next two; here they do not answer.
+CUDA_API cuFuncLoad(void* function) {
     NEED_CONTEXT;
+    if (driver() < 12040) return NOT_FOUND;
     NOT_RECORDING(THREADS);
+    static_cast<Function*>(function)->loaded = true;
     return SUCCESS;
 }
 CUDA_API cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t* bytes) {
+    if (driver() < 12040) return NOT_FOUND;
     const stand_in::Kernel& kernel = *static_cast<Function*>(function)->kernel;
     if (index >= kernel.count) return INVALID_VALUE;
     *offset = 0;
@@ -554,8 +561,12 @@ CUDA_API cuFuncGetAttribute(int* value, int attribute, void* function) {
 CUDA_API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                         void* stream, void** parameters, void**) {
     NEED_CONTEXT;
-    const Function& f = *static_cast<Function*>(function);
+    Function& f = *static_cast<Function*>(function);
     const stand_in::Kernel& kernel = *f.kernel;
+    if (!f.loaded) {
+        NOT_RECORDED(stream);
+        f.loaded = true;
+    }
     // What the driver says at once; nothing is broken by it.
     const uint64_t threads = uint64_t(bx) * by * bz;
     char what[256];
