@@ -1,6 +1,6 @@
 //! Instruction sets, picked at run time.
 //!
-//! A value of a proof type ([`Avx2`], [`AvxVnni`], [`Avx512`], [`Avx512Bf16`]) can only be made where the CPU has the instructions, so
+//! A value of a proof type ([`Avx2`], [`AvxVnni`], [`Avx512`], [`Avx512Vbmi`], [`Avx512Bf16`]) can only be made where the CPU has the instructions, so
 //! whoever holds one may use them. `cargo build` with no flags gives the fast binary.
 
 use crate::{Error, Result};
@@ -14,15 +14,22 @@ pub enum Isa {
     Avx2,
     /// AVX-VNNI besides AVX2 (client CPUs from Alder Lake on, Zen 5): dot products of bytes in one instruction.
     AvxVnni,
-    /// AVX-512 F, BW, VL, DQ and VNNI (Ice Lake, Zen 4 and later) besides AVX2. The BF16 dot product is used where the
+    /// AVX-512 F, BW, VL, DQ and VNNI (Cascade Lake and later) besides AVX2. The BF16 dot product is used where the
     /// CPU has that as well.
     Avx512,
+    /// Permutations of bytes (VBMI: Ice Lake, Zen 4 and later) besides: codebooks are looked up with them.
+    Avx512Vbmi,
 }
 
 impl Isa {
     /// Every instruction set with its name, slowest first.
-    pub const ALL: &[(Isa, &str)] =
-        &[(Isa::Scalar, "scalar"), (Isa::Avx2, "avx2"), (Isa::AvxVnni, "avxvnni"), (Isa::Avx512, "avx512")];
+    pub const ALL: &[(Isa, &str)] = &[
+        (Isa::Scalar, "scalar"),
+        (Isa::Avx2, "avx2"),
+        (Isa::AvxVnni, "avxvnni"),
+        (Isa::Avx512, "avx512"),
+        (Isa::Avx512Vbmi, "avx512vbmi"),
+    ];
 
     /// The name used in reports and in `QCONV_ISA`.
     pub fn name(self) -> &'static str {
@@ -41,6 +48,7 @@ impl Isa {
             Isa::Avx2 => Avx2::new().is_some(),
             Isa::AvxVnni => AvxVnni::new().is_some(),
             Isa::Avx512 => Avx512::new().is_some(),
+            Isa::Avx512Vbmi => Avx512Vbmi::new().is_some(),
         }
     }
 
@@ -113,6 +121,22 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vnni")
         {
             return Some(Avx512(()));
+        }
+        None
+    }
+}
+
+/// Proof that this CPU has AVX-512 VBMI, and what [`Avx512`] proves.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512Vbmi(());
+
+impl Avx512Vbmi {
+    /// `None` on CPUs without.
+    #[inline]
+    pub fn new() -> Option<Avx512Vbmi> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx512::new().is_some() && is_x86_feature_detected!("avx512vbmi") {
+            return Some(Avx512Vbmi(()));
         }
         None
     }

@@ -33,7 +33,7 @@ pub use bandwidth::Bandwidth;
 pub use cache::Cache;
 pub use compiled::{Work, compiled};
 pub use cores::physical_cores;
-pub use isa::{Avx2, Avx512, Avx512Bf16, AvxVnni, Isa};
+pub use isa::{Avx2, Avx512, Avx512Bf16, Avx512Vbmi, AvxVnni, Isa};
 pub use weight::Weight;
 
 use crate::{Activation, Attention, Backend, CacheShape, Error, KernelTime, Norm, Product, Result, Rope};

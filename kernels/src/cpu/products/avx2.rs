@@ -24,6 +24,27 @@ pub(in crate::cpu) struct Two(__m256i, __m256i);
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct TwoFloats(__m256, __m256);
 
+/// [`Simd::Scales`](Registers::Scales).
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct InMemory {
+    same: TwoFloats,
+    floats: [f32; 16],
+    /// Where `floats` are.
+    place: *const [f32; 16],
+}
+
+/// The same place, which the compiler does not recognize: it would take what it stored there from the registers that it stored.
+///
+/// (A volatile load has the same effect, and keeps its order among all other loads, so that the compiler loads what comes between
+/// early and spills it: Q8_0 took 1.4 times as long.)
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read there: the place comes back, as one that might be any
+pub(super) fn hidden<T>(mut place: *const T) -> *const T {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags)) };
+    place
+}
+
 /// The same operation on both halves.
 macro_rules! both {
     ($type:ident, |$($a:ident),+| $x:expr) => {{
@@ -97,7 +118,7 @@ impl<const VNNI: bool> Registers for Pairs<VNNI> {
     type Floats = TwoFloats;
     /// The same in registers and in memory: a scale for all lanes is one load from there, and two shuffles
     /// from a register. (Where the array is moved, the compiler stores its floats one by one.)
-    type Scales = (TwoFloats, [f32; 16]);
+    type Scales = InMemory;
     /// The first 16 bytes twice, the others twice.
     type Signs = Two;
 }
@@ -510,22 +531,25 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn put_scales(self, x: TwoFloats, (same, memory): &mut (TwoFloats, [f32; 16])) {
-        *same = x;
-        self.store_floats(x, memory);
+    fn put_scales(self, x: TwoFloats, to: &mut InMemory) {
+        to.same = x;
+        self.store_floats(x, &mut to.floats);
+        to.place = hidden(&raw const to.floats);
     }
 
     #[inline(always)]
-    fn no_scales(self) -> (TwoFloats, [f32; 16]) {
-        (self.splat(0.0), [0.0; 16])
+    fn no_scales(self) -> InMemory {
+        InMemory { same: self.splat(0.0), floats: [0.0; 16], place: std::ptr::null() }
     }
 
     #[inline(always)]
-    fn spread(self, group: usize, part: usize, (x, memory): &(TwoFloats, [f32; 16])) -> TwoFloats {
+    fn spread(self, group: usize, part: usize, scales: &InMemory) -> TwoFloats {
         if group == 32 {
-            let (a, b) = (&raw const memory[2 * part], &raw const memory[2 * part + 1]);
-            return TwoFloats(now!(_mm256_set1_ps(a.read_volatile())), now!(_mm256_set1_ps(b.read_volatile())));
+            // SAFETY: `put_scales` said where the floats are, and they were not moved since.
+            let [a, b] = unsafe { [(*scales.place)[2 * part], (*scales.place)[2 * part + 1]] };
+            return TwoFloats(now!(_mm256_set1_ps(a)), now!(_mm256_set1_ps(b)));
         }
+        let x = scales.same;
         let first = 64 * part / group;
         let (from, first) = if first < 8 { (x.0, first) } else { (x.1, first - 8) };
         let step = |quarter: usize| (first + 16 * quarter / group) as u32;

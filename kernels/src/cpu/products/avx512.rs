@@ -2,13 +2,13 @@
 
 use super::simd::{Kernel, Registers, Simd, array};
 use super::tile::{Tile, Work, many};
-use crate::cpu::Avx512;
+use crate::cpu::{Avx512, Avx512Vbmi};
 use std::arch::x86_64::*;
 
 /// Runs intrinsics.
 macro_rules! now {
     ($x:expr) => {
-        // SAFETY: an `Avx512` exists only where the CPU has the instructions; memory that is touched is behind
+        // SAFETY: `Wide` exists only where the CPU has the instructions; memory that is touched is behind
         // references to arrays of the size of the access.
         unsafe { $x }
     };
@@ -18,7 +18,7 @@ macro_rules! now {
 #[inline(always)]
 fn by_quarter(a: u32, b: u32, c: u32, d: u32) -> __m512i {
     let [a, b, c, d] = [a as i32, b as i32, c as i32, d as i32];
-    // SAFETY: used by the methods of `Avx512` alone.
+    // SAFETY: used by the methods of `Wide` alone.
     unsafe { _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d) }
 }
 
@@ -32,7 +32,7 @@ fn words_from(first: [i16; 4]) -> __m512i {
 /// 32 numbers of 16 bits.
 #[inline(always)]
 fn four_times_eight(x: [[i16; 8]; 4]) -> __m512i {
-    // SAFETY: used by the methods of `Avx512` alone; 64 bytes.
+    // SAFETY: used by the methods of `Wide` alone; 64 bytes.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
 }
 
@@ -46,13 +46,30 @@ fn line(unit: &[u8], at: usize) -> usize {
 #[inline(always)]
 fn halves(x: [u16; 8]) -> __m128i {
     let [a, b, c, d, e, f, g, h] = x;
-    // SAFETY: used by the methods of `Avx512` alone.
+    // SAFETY: used by the methods of `Wide` alone.
     unsafe { _mm_setr_epi16(a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16) }
 }
 
-mod books;
+/// Proof of AVX-512, and of VBMI if that is to be used.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Wide<const VBMI: bool>(());
 
-impl Registers for Avx512 {
+impl From<Avx512> for Wide<false> {
+    fn from(_: Avx512) -> Self {
+        Wide(())
+    }
+}
+
+impl From<Avx512Vbmi> for Wide<true> {
+    fn from(_: Avx512Vbmi) -> Self {
+        Wide(())
+    }
+}
+
+mod books;
+mod permutes;
+
+impl<const VBMI: bool> Registers for Wide<VBMI> {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
@@ -60,16 +77,20 @@ impl Registers for Avx512 {
     type Signs = [u64; 4];
 }
 
-impl Simd for Avx512 {
+impl<const VBMI: bool> Simd for Wide<VBMI> {
     const WHOLE_BYTES: bool = true;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-        fn go<K: Kernel>(v: Avx512, kernel: K) {
-            kernel.run(v);
+        fn go<K: Kernel>(kernel: K) {
+            kernel.run(Wide::<false>(()));
         }
-        now!(go(self, kernel))
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+        fn go_vbmi<K: Kernel>(kernel: K) {
+            kernel.run(Wide::<true>(()));
+        }
+        if VBMI { now!(go_vbmi(kernel)) } else { now!(go(kernel)) }
     }
 
     #[inline(always)]
@@ -507,7 +528,7 @@ impl Simd for Avx512 {
     }
 }
 
-impl Avx512 {
+impl<const VBMI: bool> Wide<VBMI> {
     /// As [`Simd::strided_halves`], as they are stored.
     #[inline(always)]
     fn eight_halves(self, unit: &[u8], block: usize, at: usize) -> __m128i {

@@ -5,7 +5,7 @@
 use super::books::{Eights, Fours};
 use super::k_quants::half;
 use super::simd::{Simd, array};
-use super::{Codes, Ready};
+use super::{Codes, Ready, permuted};
 use qconv_formats::block::codebook_tables as tables;
 
 static IQ2_XXS: Eights<256> = Eights::new(&tables::IQ2_XXS, [8, 25, 43, 0]);
@@ -119,6 +119,11 @@ impl Codes for Iq2Xxs {
     }
 
     #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        permuted::iq2_xxs(v, &IQ2_XXS, a, b)
+    }
+
+    #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
         with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
     }
@@ -149,6 +154,11 @@ impl Codes for Iq2Xs {
         let seven = v.and_words(v.words_right::<9>(both), 0x007f_007f);
         let points = v.and_words(both, 0x01ff_01ff);
         Ready { signs: v.low_bytes_as_signs(all_signs(v, seven)), found: [v.find(&IQ2_XS, points); 2] }
+    }
+
+    #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        permuted::iq2_xs(v, &IQ2_XS, a, b)
     }
 
     #[inline(always)]
@@ -185,6 +195,11 @@ impl Codes for Iq2S {
     }
 
     #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        permuted::iq2_s(v, &IQ2_S, a, b)
+    }
+
+    #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
         with_signs(v, ready, part, Self::magnitudes(v, unit, ready, part))
     }
@@ -214,6 +229,11 @@ impl Codes for Iq3Xxs {
             signs: v.half_as_signs(even_signs(v, v.pair(unit, 66, 66)), 0),
             found: [v.find_short(&IQ3_XXS, v.widen(unit, 2)), v.find_short(&IQ3_XXS, v.widen(unit, 34))],
         }
+    }
+
+    #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        [permuted::iq3_xxs(v, &IQ3_XXS, a), permuted::iq3_xxs(v, &IQ3_XXS, b)]
     }
 
     #[inline(always)]
@@ -248,6 +268,11 @@ impl Codes for Iq3S {
         let first = v.or(v.widen(unit, 2), v.where_set(first, 1));
         let second = v.or(v.widen(unit, 34), v.where_set(second, 1));
         Ready { signs: v.signs(unit, 74), found: [v.find_short(&IQ3_S, first), v.find_short(&IQ3_S, second)] }
+    }
+
+    #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        [permuted::iq3_s(v, &IQ3_S, a), permuted::iq3_s(v, &IQ3_S, b)]
     }
 
     #[inline(always)]
@@ -292,6 +317,11 @@ impl Codes for Iq1S {
     fn ready<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
         let points = v.or(v.widen(unit, 2), upper_bytes::<V, 3>(v, eight_words(v, unit, 34), 7));
         Ready { found: [v.find(&IQ1, points); 2], ..Ready::nothing(v) }
+    }
+
+    #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        permuted::iq1_s(v, &IQ1, a, b)
     }
 
     #[inline(always)]
@@ -350,6 +380,11 @@ impl Codes for Iq1M {
         let down = v.words_right::<11>(upper_bytes::<V, 4>(v, bits, 8));
         let eight_times = v.add(v.xor(down, 0xff), 1); // 0 or 0xff
         Ready { signs: v.low_bytes_as_signs(eight_times), found: [v.find(&IQ1, points); 2] }
+    }
+
+    #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        permuted::iq1_m(v, &IQ1, a, b)
     }
 
     #[inline(always)]

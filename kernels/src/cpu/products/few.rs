@@ -213,8 +213,7 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     for (r, units) in units.iter().enumerate() {
         let (a, b) = units.split_at(F::BYTES);
         // Both before all else: it takes long in formats that look codes up, and the processor does not look so far ahead.
-        let first = F::ready(v, a);
-        let second = if N == 2 { F::ready(v, b) } else { first };
+        let [first, second] = if N == 2 { F::ready_of_two(v, a, b) } else { [F::ready_of_one(v, a); 2] };
         let mut scales = [[v.splat(0.0); T]; 2];
         if F::GROUP == 32 {
             // Instead of a second unit the first once more, which meets zeros.

@@ -1,7 +1,7 @@
 //! One and two bits per weight: TQ1_0, TQ2_0, Q1_0, Q2_0.
 
 use super::k_quants::{half, two_bits};
-use super::simd::{Simd, array};
+use super::simd::{Lines, Simd, array};
 use super::{Codes, Ready};
 
 /// TQ1_0: five ternary digits in a byte.
@@ -9,7 +9,7 @@ pub(super) struct Digits;
 
 /// What each code's byte is multiplied with: a byte is a fraction of 256 whose digits come out on top by multiplication
 /// with powers of three.
-static POWERS: [[u8; 64]; 4] = {
+static POWERS: Lines<[[u8; 64]; 4]> = {
     let mut powers = [[0; 64]; 4];
     let mut i = 0;
     while i < 64 {
@@ -22,7 +22,7 @@ static POWERS: [[u8; 64]; 4] = {
         }
         i += 1;
     }
-    powers
+    Lines(powers)
 };
 
 impl Codes for Digits {

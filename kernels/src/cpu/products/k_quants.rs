@@ -1,6 +1,6 @@
 //! K-quants: blocks of 256 weights in groups with small integer scales, in units of one or two half-precision numbers.
 
-use super::simd::{Simd, array};
+use super::simd::{Lines, Simd, array};
 use super::{Codes, Ready};
 
 #[inline(always)]
@@ -60,7 +60,7 @@ fn six_bits_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) 
     (v.mul(scales, d), v.mul(minimums, v.mul(dmin, v.splat(-1.0))))
 }
 
-static PLACES: [[u8; 64]; 2] = {
+static PLACES: Lines<[[u8; 64]; 2]> = {
     let mut places = [[0x80; 64]; 2];
     let mut i = 0;
     while i < 16 {
@@ -77,17 +77,17 @@ static PLACES: [[u8; 64]; 2] = {
         }
         i += 1;
     }
-    places
+    Lines(places)
 };
 
-static LOW: [u8; 64] = {
+static LOW: Lines<[u8; 64]> = {
     let mut low = [0; 64];
     let mut i = 0;
     while i < 16 {
         low[4 * i] = if i % 8 < 4 { 63 } else { 15 };
         i += 1;
     }
-    low
+    Lines(low)
 };
 
 pub(super) struct Two;

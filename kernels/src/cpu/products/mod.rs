@@ -12,13 +12,14 @@
 //!   times slower);
 //! - gathers of sixteen points of four weights (what the compiler makes of plain indexing in IQ3): half as fast as
 //!   single loads;
-//! - single loads of points with AVX-512 for books of up to 512. What they cost is the indices and the signs: with those
-//!   worked out in vectors, 57 cycles for 256 weights of IQ2_XXS, against 44 with permutations of digits; in a loop made for
-//!   it, with signs from 64-bit arithmetic, 34 against 38, and with gathers 50 (Zen 5, a busy machine). AVX2 has no such
-//!   permutations and loads. Larger books are loaded with AVX-512 as well: permutations read the whole table for every block,
-//!   and IQ1_S took 75 cycles instead of 44;
-//! - the byte permutations of AVX-512 VBMI: fewer instructions still, but a second compilation of every kernel for the
-//!   CPUs that have them, beside those of Cascade Lake that have not;
+//! - single loads of points with AVX-512 for books of up to 512 where there is no VBMI: 57 cycles for 256 weights of IQ2_XXS, against 44
+//!   with permutations of digits, and with gathers 50 (a busy machine). AVX2 has no such permutations, and loads. Larger books are
+//!   loaded as well: permutations of 16-bit numbers read the whole table for every block, and IQ1_S took 75 cycles instead of 44. Permutations
+//!   of bytes ([`permuted`]) look up two blocks at once: IQ1_S 46 instead of 56;
+//! - a group's scale for all lanes by two loads with AVX-512, as with AVX2: Q4_0 and Q8_0 took one and a half times as long;
+//! - offsets of codes at the start of integer sums: for AVX2 5 to 15% slower in every format than with what is added to all weights of a
+//!   group. With AVX-512 TQ1_0, MXFP4 and Q1_0 would gain 4, 7 and 12%, and Q4_0 and Q5_0 lose 4 and 6%; all instruction sets shall give
+//!   the same bits, so all do the same;
 //! - indices or signs through arrays on the stack, element by element: loads that are wider than the stores before them
 //!   wait until these have left for the cache (IQ2_XS: 200 cycles instead of 50).
 //!
@@ -30,7 +31,7 @@
 //! exact, hence the same on every instruction set.
 
 use super::Isa;
-use super::{Avx2, Avx512, AvxVnni};
+use super::{Avx2, Avx512, Avx512Vbmi, AvxVnni};
 use crate::Result;
 use crate::cpu::pool::Pool;
 use few::{Few, Rows};
@@ -55,6 +56,8 @@ mod k_quants;
 mod legacy;
 mod panel;
 mod peak;
+mod permuted;
+mod permutes;
 mod scalar;
 mod simd;
 #[cfg(test)]
@@ -78,15 +81,15 @@ static ALL: &[Fast] = &[
     fast::<k_quants::Four>("Q4_K"),
     fast::<k_quants::Five>("Q5_K"),
     fast::<k_quants::Six>("Q6_K"),
-    fast::<codebook::Iq2Xxs>("IQ2_XXS"),
-    fast::<codebook::Iq2Xs>("IQ2_XS"),
-    fast::<codebook::Iq3Xxs>("IQ3_XXS"),
-    fast::<codebook::Iq1S>("IQ1_S"),
+    looked_up::<codebook::Iq2Xxs>("IQ2_XXS"),
+    looked_up::<codebook::Iq2Xs>("IQ2_XS"),
+    looked_up::<codebook::Iq3Xxs>("IQ3_XXS"),
+    looked_up::<codebook::Iq1S>("IQ1_S"),
     fast::<iq4::Nl>("IQ4_NL"),
-    fast::<codebook::Iq3S>("IQ3_S"),
-    fast::<codebook::Iq2S>("IQ2_S"),
+    looked_up::<codebook::Iq3S>("IQ3_S"),
+    looked_up::<codebook::Iq2S>("IQ2_S"),
     fast::<iq4::Xs>("IQ4_XS"),
-    fast::<codebook::Iq1M>("IQ1_M"),
+    looked_up::<codebook::Iq1M>("IQ1_M"),
     fast::<few_bits::Digits>("TQ1_0"),
     fast::<few_bits::Ternary>("TQ2_0"),
     fast::<fp4::Mx>("MXFP4"),
@@ -113,6 +116,24 @@ trait Codes: 'static {
     #[inline(always)]
     fn ready<V: Simd>(v: V, _: &[u8]) -> Ready<V> {
         Ready::nothing(v)
+    }
+
+    /// The same of two units where [`Permutes::PERMUTES`](permutes::Permutes::PERMUTES).
+    #[inline(always)]
+    fn permuted<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        [Self::ready(v, a), Self::ready(v, b)]
+    }
+
+    /// [`Codes::ready`] in the way that suits the instruction set.
+    #[inline(always)]
+    fn ready_of_one<V: Simd>(v: V, unit: &[u8]) -> Ready<V> {
+        if V::PERMUTES { Self::permuted(v, unit, unit)[0] } else { Self::ready(v, unit) }
+    }
+
+    /// The same of two units.
+    #[inline(always)]
+    fn ready_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> [Ready<V>; 2] {
+        if V::PERMUTES { Self::permuted(v, a, b) } else { [Self::ready(v, a), Self::ready(v, b)] }
     }
 
     /// Codes `64 * part ..` of a unit, in the order of the weights.
@@ -196,16 +217,35 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
         one: |isa, few, out| run(isa, Rows::<F, 1, 1>(few, out, PhantomData)),
         two: several::<F, 1, 2>,
         four: several::<F, 2, 4>,
-        unpack: |isa, Rest { bytes, row_bytes, cols, unit, tile }| {
-            run(isa, Unpack::<F> { bytes, row_bytes, cols, unit, tile, format: PhantomData });
-        },
-        multiply: match (F::GROUP, F::PLUS, F::OFFSET == 128) {
-            (16, false, _) => multiply::<16, false, false>,
-            (16, true, _) => multiply::<16, true, false>,
-            (_, true, _) => multiply::<32, true, false>,
-            (_, false, false) => multiply::<32, false, false>,
-            (_, false, true) => multiply::<32, false, true>,
-        },
+        unpack: |isa, rest| run(isa, unpack_of::<F>(rest)),
+        multiply: multiply_of::<F>(),
+    }
+}
+
+/// Formats that look points up, which AVX-512 VBMI does best. To keep the code small, AVX-512 without it computes several tokens with
+/// AVX2, and AVX-VNNI has no code of its own (IQ1_M gains a twentieth, IQ1_S nothing).
+const fn looked_up<F: Codes>(format: &'static str) -> Fast {
+    Fast {
+        format,
+        one: |isa, few, out| look_up(isa, Rows::<F, 1, 1>(few, out, PhantomData)),
+        two: several_looked_up::<F, 1, 2>,
+        four: several_looked_up::<F, 2, 4>,
+        unpack: |isa, rest| look_up(isa, unpack_of::<F>(rest)),
+        multiply: multiply_of::<F>(),
+    }
+}
+
+fn unpack_of<F: Codes>(Rest { bytes, row_bytes, cols, unit, tile }: Rest<'_>) -> Unpack<'_, F> {
+    Unpack { bytes, row_bytes, cols, unit, tile, format: PhantomData }
+}
+
+const fn multiply_of<F: Codes>() -> fn(Isa, &Tile, Work<'_>) {
+    match (F::GROUP, F::PLUS, F::OFFSET == 128) {
+        (16, false, _) => multiply::<16, false, false>,
+        (16, true, _) => multiply::<16, true, false>,
+        (_, true, _) => multiply::<32, true, false>,
+        (_, false, false) => multiply::<32, false, false>,
+        (_, false, true) => multiply::<32, false, true>,
     }
 }
 
@@ -213,10 +253,21 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
 /// machines that hardly anybody has, were half of all products' code and of the time to compile it.
 fn several<F: Codes, const R: usize, const T: usize>(isa: Isa, few: Few<'_>, out: &mut [f32]) {
     let Some(Rows(few, out, _)) = with_vectors(isa, Rows::<F, R, T>(few, out, PhantomData)) else { return };
+    one_by_one::<T>(few, out, |few, out| Scalar.enter(Rows::<F, 1, 1>(few, out, PhantomData)));
+}
+
+/// The same; see [`looked_up`].
+fn several_looked_up<F: Codes, const R: usize, const T: usize>(isa: Isa, few: Few<'_>, out: &mut [f32]) {
+    let rest = with_vbmi(isa, Rows::<F, R, T>(few, out, PhantomData)).and_then(|k| with_avx2(isa, k));
+    let Some(Rows(few, out, _)) = rest else { return };
+    one_by_one::<T>(few, out, |few, out| Scalar.enter(Rows::<F, 1, 1>(few, out, PhantomData)));
+}
+
+fn one_by_one<const T: usize>(few: Few<'_>, out: &mut [f32], one: impl Fn(Few<'_>, &mut [f32])) {
     let mut of_one = vec![0.0; few.bytes.len() / few.row_bytes];
     for t in 0..T {
         let x: Vec<Unit> = few.x.iter().skip(t).step_by(T).copied().collect();
-        Scalar.enter(Rows::<F, 1, 1>(Few { x: &x, ..few }, &mut of_one, PhantomData));
+        one(Few { x: &x, ..few }, &mut of_one);
         out.iter_mut().skip(t).step_by(T).zip(&of_one).for_each(|(out, y)| *out = *y);
     }
 }
@@ -232,31 +283,39 @@ fn run<K: Kernel>(isa: Isa, kernel: K) {
     }
 }
 
+/// The same for kernels that look points up.
+fn look_up<K: Kernel>(isa: Isa, kernel: K) {
+    let rest = with_vbmi(isa, kernel).and_then(|k| with_avx512(isa, k)).and_then(|k| with_avx2(isa, k));
+    if let Some(kernel) = rest {
+        Scalar.enter(kernel);
+    }
+}
+
 /// The same, or the kernel once more where `isa` allows no vectors.
 fn with_vectors<K: Kernel>(isa: Isa, kernel: K) -> Option<K> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if isa >= Isa::Avx512
-            && let Some(v) = Avx512::new()
-        {
-            v.enter(kernel);
-            return None;
-        }
-        if isa >= Isa::AvxVnni
-            && let Some(proof) = AvxVnni::new()
-        {
-            avx2::Pairs::from(proof).enter(kernel);
-            return None;
-        }
-        if isa >= Isa::Avx2
-            && let Some(proof) = Avx2::new()
-        {
-            avx2::Pairs::from(proof).enter(kernel);
-            return None;
-        }
-    }
-    Some(kernel)
+    with_avx512(isa, kernel).and_then(|k| with_vnni(isa, k)).and_then(|k| with_avx2(isa, k))
 }
+
+/// One function for each kind of registers: runs the kernel, or gives it back where `isa` does not allow them.
+macro_rules! registers {
+    ($name:ident, $isa:ident, $registers:ty) => {
+        fn $name<K: Kernel>(isa: Isa, kernel: K) -> Option<K> {
+            #[cfg(target_arch = "x86_64")]
+            if isa >= Isa::$isa
+                && let Some(proof) = $isa::new()
+            {
+                <$registers>::from(proof).enter(kernel);
+                return None;
+            }
+            let _ = isa;
+            Some(kernel)
+        }
+    };
+}
+registers!(with_vbmi, Avx512Vbmi, avx512::Wide<true>);
+registers!(with_avx512, Avx512, avx512::Wide<false>);
+registers!(with_vnni, AvxVnni, avx2::Pairs<true>);
+registers!(with_avx2, Avx2, avx2::Pairs<false>);
 
 /// Most tokens that are few.
 pub(super) const MOST_FEW: usize = 4;

@@ -1,6 +1,7 @@
 //! The scalar twin: arrays and loops, on any machine. The oracle of the other instances.
 
 use super::books::{Books, Eights, Fours};
+use super::permutes::Permutes;
 use super::simd::{Kernel, Registers, Simd, array};
 use super::tile::{Tile, Work, many};
 use half::f16;
@@ -346,5 +347,19 @@ impl Books for Scalar {
 
     fn short_points<const N: usize>(self, book: &Fours<N>, found: [u8; 64], half: usize) -> [u8; 64] {
         std::array::from_fn(|i| book.points[number(&found, 16 * half + i / 4)].to_le_bytes()[i % 4])
+    }
+}
+
+impl Permutes for Scalar {
+    fn to_array(self, b: [u8; 64]) -> [u8; 64] {
+        b
+    }
+
+    fn of_array(self, bytes: &[u8; 64]) -> [u8; 64] {
+        *bytes
+    }
+
+    fn signs_of_two(self, b: [u8; 64]) -> [[u64; 4]; 2] {
+        [self.signs(&b, 0), self.signs(&b, 32)]
     }
 }

@@ -1,12 +1,26 @@
 //! What the products need of an instruction set: a register of 64 bytes, 16 integers or 16 floats.
 //!
-//! The algorithms are written once against [`Simd`]; an instance ([`Avx512`](super::super::Avx512),
+//! The algorithms are written once against [`Simd`]; an instance ([`Wide`](super::avx512::Wide) registers with AVX-512,
 //! [`Pairs`](super::avx2::Pairs) of registers with AVX2, the scalar twin with arrays) only names instructions. All of
 //! them see the same numbers in the same lanes, so integer sums are equal everywhere, and floats differ only where one
 //! fuses multiplication and addition.
 
 use super::books::Books;
+use super::permutes::Permutes;
 use super::tile::{Tile, Work};
+use std::ops::Deref;
+
+/// Tables at the start of a cache line: loads of 64 bytes that reach into two lines take twice as long.
+#[repr(C, align(64))]
+pub(super) struct Lines<T>(pub(super) T);
+
+impl<T> Deref for Lines<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// A computation that is compiled once for each instruction set.
 pub(super) trait Kernel {
@@ -29,7 +43,7 @@ pub(super) trait Registers: Copy {
 }
 
 /// One instruction set. A value proves that it may be used.
-pub(super) trait Simd: Books {
+pub(super) trait Simd: Books + Permutes {
     /// Runs a kernel with these instructions enabled.
     fn enter<K: Kernel>(self, kernel: K);
 

@@ -81,7 +81,7 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
                     v.store_float_bits(more, &mut plus[r]);
                 }
                 let eight = F::OFFSET == 128;
-                let ready = F::ready(v, bytes);
+                let ready = F::ready_of_one(v, bytes);
                 v.store(v.stored(eight, F::codes(v, bytes, &ready, 0)), &mut codes[0][r]);
                 v.store(v.stored(eight, F::codes(v, bytes, &ready, 1)), &mut codes[1][r]);
                 v.store(v.stored(eight, F::codes(v, bytes, &ready, 2)), &mut codes[2][r]);

@@ -1,7 +1,8 @@
 //! Lookups with AVX2: points are loaded one by one.
 
 use super::super::books::{Books, Eights, Fours};
-use super::super::simd::Simd;
+use super::super::permutes::Permutes;
+use super::super::simd::{Simd, array};
 use super::{Pairs, Two, ones_where};
 use std::arch::x86_64::*;
 
@@ -143,4 +144,22 @@ impl<const VNNI: bool> Books for Pairs<VNNI> {
 #[inline(always)]
 fn each_half_twice(b: __m256i) -> Two {
     Two(now!(_mm256_permute2x128_si256::<0x00>(b, b)), now!(_mm256_permute2x128_si256::<0x11>(b, b)))
+}
+
+/// There are none: the scalar twin's.
+impl<const VNNI: bool> Permutes for Pairs<VNNI> {
+    fn to_array(self, b: Two) -> [u8; 64] {
+        let mut words = [0; 16];
+        self.store(b, &mut words);
+        std::array::from_fn(|i| words[i / 4].to_le_bytes()[i % 4])
+    }
+
+    fn of_array(self, bytes: &[u8; 64]) -> Two {
+        self.load(bytes, 0)
+    }
+
+    fn signs_of_two(self, b: Two) -> [Two; 2] {
+        let bytes = self.to_array(b);
+        [0, 32].map(|at| self.signs(array::<64>(&bytes, 0), at))
+    }
 }

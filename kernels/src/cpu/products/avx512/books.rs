@@ -1,9 +1,11 @@
-//! Lookups with AVX-512: small codebooks by permutations of digits, large ones by single loads.
+//! Lookups with AVX-512: with VBMI as [`permuted`](super::super::permuted) prepares them, otherwise small codebooks by permutations of
+//! digits, large ones by single loads.
 
-use super::super::avx2::{Numbers, four_points};
+use super::super::avx2::{Numbers, four_points, hidden};
 use super::super::books::{Books, Eights, Fours};
-use super::super::simd::{Simd, array};
-use crate::cpu::Avx512;
+use super::super::permutes::Permutes;
+use super::super::simd::{Lines, Simd, array};
+use super::Wide;
 use std::arch::x86_64::*;
 
 /// Most points of eight weights whose digits are permuted; more are loaded one by one, which takes as long for any number.
@@ -13,7 +15,7 @@ const MOST_PERMUTED: usize = 512;
 #[inline(always)]
 fn permuted<const N: usize>(table: &[u16; N], at: __m512i) -> __m512i {
     let table = table.as_ptr();
-    // SAFETY: of each size all entries are there; used by the methods of `Avx512` alone.
+    // SAFETY: of each size all entries are there; used by the methods of `Wide` alone.
     unsafe {
         match N {
             256 => of_256(table, at),
@@ -26,7 +28,7 @@ fn permuted<const N: usize>(table: &[u16; N], at: __m512i) -> __m512i {
 /// `b` where a number has this bit, `a` elsewhere.
 #[inline(always)]
 unsafe fn blend(bit: i16, at: __m512i, a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: used by the methods of `Avx512` alone.
+    // SAFETY: used by the methods of `Wide` alone.
     unsafe { _mm512_mask_blend_epi16(_mm512_test_epi16_mask(at, _mm512_set1_epi16(bit)), a, b) }
 }
 
@@ -51,7 +53,7 @@ unsafe fn of_256(table: *const u16, at: __m512i) -> __m512i {
 /// One of 64 entries by the low six bits of 16-bit numbers.
 ///
 /// # Safety
-/// 64 entries can be read there; used by the methods of `Avx512` alone.
+/// 64 entries can be read there; used by the methods of `Wide` alone.
 #[inline(always)]
 unsafe fn sixty_four(table: *const u16, at: __m512i) -> __m512i {
     // SAFETY: by the caller's promise.
@@ -63,11 +65,10 @@ unsafe fn sixty_four(table: *const u16, at: __m512i) -> __m512i {
 #[inline(always)]
 fn through_memory(x: __m256i) -> [u64; 4] {
     let mut to = [0u64; 4];
-    // SAFETY: 32 bytes; used by the methods of `Avx512` alone.
+    // SAFETY: 32 bytes; used by the methods of `Wide` alone.
     unsafe {
         _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
-        let long = |i: usize| to.as_ptr().add(i).read_volatile();
-        [long(0), long(1), long(2), long(3)]
+        *hidden(&raw const to)
     }
 }
 
@@ -81,10 +82,31 @@ const fn repeated<const EACH: usize>(first: usize) -> [u16; 32] {
     }
     at
 }
-static EACH_FOUR_TIMES: [[u16; 32]; 4] = [repeated::<4>(0), repeated::<4>(8), repeated::<4>(16), repeated::<4>(24)];
-static EACH_TWICE: [[u16; 32]; 2] = [repeated::<2>(0), repeated::<2>(16)];
+static EACH_FOUR_TIMES: Lines<[[u16; 32]; 4]> =
+    Lines([repeated::<4>(0), repeated::<4>(8), repeated::<4>(16), repeated::<4>(24)]);
+static EACH_TWICE: Lines<[[u16; 32]; 2]> = Lines([repeated::<2>(0), repeated::<2>(16)]);
 
-impl Books for Avx512 {
+/// Where digits of two bits of a point begin, in a 64-bit number that holds it four times; of three bits, of two points, each twice.
+static TWOS: Lines<[u8; 64]> = Lines(digits_at(2, 0));
+static THREES: Lines<[u8; 64]> = Lines(digits_at(3, 20));
+
+const fn digits_at(bits: usize, gap: usize) -> [u8; 64] {
+    let mut at = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        at[i] = (bits * (i % 8) + gap * (i % 8 / 4)) as u8;
+        i += 1;
+    }
+    at
+}
+
+/// Enough for digits alone.
+#[inline(always)]
+fn sixteen(levels: &[u8; 64]) -> &[u8; 16] {
+    array(levels, 0)
+}
+
+impl<const VBMI: bool> Books for Wide<VBMI> {
     #[inline(always)]
     fn widen_half(self, b: __m512i) -> __m512i {
         now!(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(b)))
@@ -128,6 +150,9 @@ impl Books for Avx512 {
 
     #[inline(always)]
     fn points<const N: usize>(self, book: &Eights<N>, found: __m512i, part: usize) -> __m512i {
+        if VBMI {
+            return self.levels(found, &EACH_FOUR_TIMES[part], &TWOS, &book.levels);
+        }
         if N > MOST_PERMUTED {
             let eight = match part {
                 0 => now!(_mm512_castsi512_si128(found)),
@@ -141,7 +166,7 @@ impl Books for Avx512 {
             let (low, high) = (four_points(book, &at, 0), four_points(book, &at, 4));
             return now!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high));
         }
-        self.lookup(&book.levels, self.digits(found, part))
+        self.lookup(sixteen(&book.levels), self.digits(found, part))
     }
 
     #[inline(always)]
@@ -151,14 +176,24 @@ impl Books for Avx512 {
 
     #[inline(always)]
     fn short_points<const N: usize>(self, book: &Fours<N>, found: __m512i, half: usize) -> __m512i {
+        if VBMI {
+            return self.levels(found, &EACH_TWICE[half], &THREES, &book.levels);
+        }
         let shifts = now!(_mm512_set1_epi32(0x0006_0000));
         let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_TWICE[half]), found));
         let pairs = now!(_mm512_srlv_epi16(words, shifts));
-        self.lookup(&book.levels, self.one_a_byte(pairs, now!(_mm512_slli_epi16::<5>(pairs)), 7))
+        self.lookup(sixteen(&book.levels), self.one_a_byte(pairs, now!(_mm512_slli_epi16::<5>(pairs)), 7))
     }
 }
 
-impl Avx512 {
+impl<const VBMI: bool> Wide<VBMI> {
+    /// 64 levels by the digits of points, which are spread first. (Bits above a digit do not matter: levels are repeated.)
+    #[inline(always)]
+    fn levels(self, found: __m512i, each: &[u16; 32], at: &[u8; 64], levels: &[u8; 64]) -> __m512i {
+        let digits = self.bits_from(now!(_mm512_permutexvar_epi16(self.numbers(each), found)), at);
+        now!(_mm512_permutexvar_epi8(digits, self.of_array(levels)))
+    }
+
     /// The digits of two bits of eight points.
     #[inline(always)]
     fn digits(self, found: __m512i, part: usize) -> __m512i {
