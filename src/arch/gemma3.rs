@@ -1,7 +1,7 @@
 //! Gemma 3 (text): norms on queries and keys, five windowed layers for each that sees everything, with their own RoPE base.
 
 use super::common::{IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule, folds, gemma, rope};
+use super::{Architecture, Fix, TensorRule, folds, gemma, joined, rope};
 use serde_json::json;
 
 /// Of this many layers the last sees everything.
@@ -14,20 +14,7 @@ pub static GEMMA3: Architecture = Architecture {
     name: "gemma3",
     hf_classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     prefixes: PREFIXES,
-    tensors: &{
-        let extra = [
-            TensorRule::new("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight").fix(Fix::AddOne),
-            TensorRule::new("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight").fix(Fix::AddOne),
-        ];
-        let mut all = [extra[0]; gemma::TENSORS.len() + 2];
-        all[1] = extra[1];
-        let mut i = 0;
-        while i < gemma::TENSORS.len() {
-            all[i + 2] = gemma::TENSORS[i];
-            i += 1;
-        }
-        all
-    },
+    tensors: &joined::<{ HEAD_NORMS.len() + gemma::TENSORS.len() }>(&HEAD_NORMS, &gemma::TENSORS),
     ignore: IGNORE,
     defaults: |_| {
         json!({
@@ -58,3 +45,8 @@ pub static GEMMA3: Architecture = Architecture {
         Ok(plan)
     },
 };
+
+const HEAD_NORMS: [TensorRule; 2] = [
+    TensorRule::new("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight").fix(Fix::AddOne),
+    TensorRule::new("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight").fix(Fix::AddOne),
+];

@@ -1,7 +1,7 @@
 //! Granite 3 (dense): Llama's block with factors on embeddings, attention, what each half adds, and logits.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Fix, TensorRule, folds, rope};
+use super::{Architecture, folds, llama, rope};
 use qconv_kernels::RopeStyle;
 use serde_json::json;
 
@@ -10,27 +10,7 @@ pub static GRANITE: Architecture = Architecture {
     name: "granite",
     hf_classes: &["GraniteForCausalLM", "GraniteModel"],
     prefixes: PREFIXES,
-    tensors: &[
-        TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
-        TensorRule::new("model.norm.weight", "output_norm.weight"),
-        TensorRule::new("lm_head.weight", "output.weight").optional(),
-        TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight").fix(Fix::RopeQuery),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").fix(Fix::RopeQuery).optional(),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight").fix(Fix::RopeKey),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").fix(Fix::RopeKey).optional(),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
-        TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
-        TensorRule::new("model.layers.{i}.mlp.gate_proj.weight", "blk.{i}.ffn_gate.weight"),
-        TensorRule::new("model.layers.{i}.mlp.gate_proj.bias", "blk.{i}.ffn_gate.bias").optional(),
-        TensorRule::new("model.layers.{i}.mlp.up_proj.weight", "blk.{i}.ffn_up.weight"),
-        TensorRule::new("model.layers.{i}.mlp.up_proj.bias", "blk.{i}.ffn_up.bias").optional(),
-        TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
-        TensorRule::new("model.layers.{i}.mlp.down_proj.bias", "blk.{i}.ffn_down.bias").optional(),
-    ],
+    tensors: &llama::DENSE,
     ignore: IGNORE,
     defaults: |_| {
         json!({
@@ -40,10 +20,7 @@ pub static GRANITE: Architecture = Architecture {
         })
     },
     metadata: |config, out| {
-        config.require_activation(&["hidden_act"], &["silu", "swish"])?;
-        let sizes = common::write_llama_like("granite", config, out)?;
-        out.set("granite.vocab_size", config.size(&["vocab_size"])? as u32);
-        out.set("granite.rope.dimension_count", sizes.key_dim() as u32);
+        llama::write("granite", config, out)?;
         for (from, to) in FACTORS {
             match config.maybe_float(&[from])? {
                 // Zero means "none" to readers.

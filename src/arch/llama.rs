@@ -1,7 +1,9 @@
 //! Llama 2/3/3.x, TinyLlama, SmolLM2, Mistral, and Mixtral's experts.
 
 use super::common::{self, IGNORE, PREFIXES, Windowed};
-use super::{Architecture, Fix, TensorRule, folds, rope};
+use super::{Architecture, Config, Fix, Required, TensorRule, folds, joined, rope};
+use anyhow::Result;
+use qconv_formats::gguf::Metadata;
 use qconv_kernels::RopeStyle;
 use serde_json::json;
 
@@ -17,43 +19,10 @@ pub static LLAMA: Architecture = Architecture {
         "MistralModel",
     ],
     prefixes: PREFIXES,
-    tensors: &[
-        TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
-        TensorRule::new("model.norm.weight", "output_norm.weight"),
-        TensorRule::new("lm_head.weight", "output.weight").optional(),
-        TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight").fix(Fix::RopeQuery),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").fix(Fix::RopeQuery).optional(),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight").fix(Fix::RopeKey),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").fix(Fix::RopeKey).optional(),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
-        TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
-        TensorRule::new("model.layers.{i}.mlp.gate_proj.weight", "blk.{i}.ffn_gate.weight").unless_experts(),
-        TensorRule::new("model.layers.{i}.mlp.gate_proj.bias", "blk.{i}.ffn_gate.bias").optional(),
-        TensorRule::new("model.layers.{i}.mlp.up_proj.weight", "blk.{i}.ffn_up.weight").unless_experts(),
-        TensorRule::new("model.layers.{i}.mlp.up_proj.bias", "blk.{i}.ffn_up.bias").optional(),
-        TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight").unless_experts(),
-        TensorRule::new("model.layers.{i}.mlp.down_proj.bias", "blk.{i}.ffn_down.bias").optional(),
-        // Mixtral: w1 is the gate, w3 up, w2 down; newer checkpoints fuse gate and up.
-        TensorRule::new("model.layers.{i}.block_sparse_moe.gate.weight", "blk.{i}.ffn_gate_inp.weight").optional(),
-        TensorRule::new("model.layers.{i}.mlp.gate.weight", "blk.{i}.ffn_gate_inp.weight").optional(),
-        TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight", "blk.{i}.ffn_gate_exps.weight")
-            .optional(),
-        TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight", "blk.{i}.ffn_down_exps.weight")
-            .optional(),
-        TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight", "blk.{i}.ffn_up_exps.weight")
-            .optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_gate_exps.weight")
-            .fix(Fix::FirstHalf)
-            .optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_up_exps.weight")
-            .fix(Fix::SecondHalf)
-            .optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.down_proj", "blk.{i}.ffn_down_exps.weight").optional(),
-    ],
+    tensors: &joined::<{ DENSE.len() + EXPERTS.len() }>(
+        &joined::<{ DENSE.len() }>(&BLOCK, &unless_experts(FEED)),
+        &EXPERTS,
+    ),
     ignore: IGNORE,
     defaults: |class| match class {
         "MistralForCausalLM" | "MistralModel" => json!({
@@ -70,10 +39,7 @@ pub static LLAMA: Architecture = Architecture {
         }),
     },
     metadata: |config, out| {
-        config.require_activation(&["hidden_act"], &["silu", "swish"])?;
-        let sizes = common::write_llama_like("llama", config, out)?;
-        out.set("llama.vocab_size", config.size(&["vocab_size"])? as u32);
-        out.set("llama.rope.dimension_count", sizes.key_dim() as u32);
+        write("llama", config, out)?;
         // Llama's own classes know no window.
         let windows = config.class()?.starts_with("Mi"); // Mistral, Mixtral
         if windows { common::write_window("llama", config, out, Windowed::All) } else { Ok(()) }
@@ -82,3 +48,70 @@ pub static LLAMA: Architecture = Architecture {
     folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Interleaved),
 };
+
+/// Tensors of Llama's block without experts, for its relatives as well.
+pub const DENSE: [TensorRule; 19] = joined(&BLOCK, &FEED);
+
+const BLOCK: [TensorRule; 13] = [
+    TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
+    TensorRule::new("model.norm.weight", "output_norm.weight"),
+    TensorRule::new("lm_head.weight", "output.weight").optional(),
+    TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight").fix(Fix::RopeQuery),
+    TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").fix(Fix::RopeQuery).optional(),
+    TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight").fix(Fix::RopeKey),
+    TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").fix(Fix::RopeKey).optional(),
+    TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
+    TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
+    TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
+];
+
+const FEED: [TensorRule; 6] = [
+    TensorRule::new("model.layers.{i}.mlp.gate_proj.weight", "blk.{i}.ffn_gate.weight"),
+    TensorRule::new("model.layers.{i}.mlp.gate_proj.bias", "blk.{i}.ffn_gate.bias").optional(),
+    TensorRule::new("model.layers.{i}.mlp.up_proj.weight", "blk.{i}.ffn_up.weight"),
+    TensorRule::new("model.layers.{i}.mlp.up_proj.bias", "blk.{i}.ffn_up.bias").optional(),
+    TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
+    TensorRule::new("model.layers.{i}.mlp.down_proj.bias", "blk.{i}.ffn_down.bias").optional(),
+];
+
+/// The same, needed only where there are no experts.
+const fn unless_experts(mut rules: [TensorRule; 6]) -> [TensorRule; 6] {
+    let mut i = 0;
+    while i < rules.len() {
+        if matches!(rules[i].required, Required::Yes) {
+            rules[i] = rules[i].unless_experts();
+        }
+        i += 1;
+    }
+    rules
+}
+
+const EXPERTS: [TensorRule; 8] = [
+    // Mixtral: w1 is the gate, w3 up, w2 down; newer checkpoints fuse gate and up.
+    TensorRule::new("model.layers.{i}.block_sparse_moe.gate.weight", "blk.{i}.ffn_gate_inp.weight").optional(),
+    TensorRule::new("model.layers.{i}.mlp.gate.weight", "blk.{i}.ffn_gate_inp.weight").optional(),
+    TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight", "blk.{i}.ffn_gate_exps.weight")
+        .optional(),
+    TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight", "blk.{i}.ffn_down_exps.weight")
+        .optional(),
+    TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight", "blk.{i}.ffn_up_exps.weight").optional(),
+    TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_gate_exps.weight")
+        .fix(Fix::FirstHalf)
+        .optional(),
+    TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_up_exps.weight")
+        .fix(Fix::SecondHalf)
+        .optional(),
+    TensorRule::new("model.layers.{i}.mlp.experts.down_proj", "blk.{i}.ffn_down_exps.weight").optional(),
+];
+
+/// Writes the keys that llama.cpp has for this block, under the name of a family.
+pub fn write(arch: &str, config: &Config, out: &mut Metadata) -> Result<()> {
+    config.require_activation(&["hidden_act"], &["silu", "swish"])?;
+    let sizes = common::write_llama_like(arch, config, out)?;
+    out.set(format!("{arch}.vocab_size"), config.size(&["vocab_size"])? as u32);
+    out.set(format!("{arch}.rope.dimension_count"), sizes.key_dim() as u32);
+    Ok(())
+}

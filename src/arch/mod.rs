@@ -131,6 +131,18 @@ impl Architecture {
     }
 }
 
+/// Two lists as one; `N` is the length of both.
+const fn joined<const N: usize>(first: &[TensorRule], second: &[TensorRule]) -> [TensorRule; N] {
+    assert!(first.len() + second.len() == N);
+    let mut all = [first[0]; N];
+    let mut i = 0;
+    while i < N {
+        all[i] = if i < first.len() { first[i] } else { second[i - first.len()] };
+        i += 1;
+    }
+    all
+}
+
 impl TensorRule {
     /// A tensor that must be there.
     pub const fn new(hf: &'static str, gguf: &'static str) -> Self {

@@ -58,7 +58,6 @@ pub static OLMO2: Architecture = Architecture {
         let mut plan = common::read_llama_like(keys, RopeStyle::Neox)?;
         plan.pre_norms = false;
         plan.joint_head_norms = true;
-        plan.feed.experts = None;
         plan.window = common::read_window(keys, plan.layers, Some(PERIOD))?;
         if let Some(rope) = &mut plan.rope
             && plan.window.is_some()

@@ -1,7 +1,7 @@
 //! SmolLM 3: Llama's block; every fourth layer is not rotated.
 
 use super::common::{self, IGNORE, PREFIXES};
-use super::{Architecture, Config, Fix, TensorRule, folds, rope};
+use super::{Architecture, Config, folds, llama, rope};
 use anyhow::Result;
 use qconv_formats::gguf::Array;
 use qconv_kernels::RopeStyle;
@@ -17,27 +17,7 @@ pub static SMOLLM3: Architecture = Architecture {
     name: "smollm3",
     hf_classes: &["SmolLM3ForCausalLM", "SmolLM3Model"],
     prefixes: PREFIXES,
-    tensors: &[
-        TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
-        TensorRule::new("model.norm.weight", "output_norm.weight"),
-        TensorRule::new("lm_head.weight", "output.weight").optional(),
-        TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight").fix(Fix::RopeQuery),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").fix(Fix::RopeQuery).optional(),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight").fix(Fix::RopeKey),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").fix(Fix::RopeKey).optional(),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
-        TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
-        TensorRule::new("model.layers.{i}.mlp.gate_proj.weight", "blk.{i}.ffn_gate.weight"),
-        TensorRule::new("model.layers.{i}.mlp.gate_proj.bias", "blk.{i}.ffn_gate.bias").optional(),
-        TensorRule::new("model.layers.{i}.mlp.up_proj.weight", "blk.{i}.ffn_up.weight"),
-        TensorRule::new("model.layers.{i}.mlp.up_proj.bias", "blk.{i}.ffn_up.bias").optional(),
-        TensorRule::new("model.layers.{i}.mlp.down_proj.weight", "blk.{i}.ffn_down.weight"),
-        TensorRule::new("model.layers.{i}.mlp.down_proj.bias", "blk.{i}.ffn_down.bias").optional(),
-    ],
+    tensors: &llama::DENSE,
     ignore: IGNORE,
     defaults: |_| {
         json!({
@@ -46,10 +26,7 @@ pub static SMOLLM3: Architecture = Architecture {
         })
     },
     metadata: |config, out| {
-        config.require_activation(&["hidden_act"], &["silu", "swish"])?;
-        let sizes = common::write_llama_like("smollm3", config, out)?;
-        out.set("smollm3.vocab_size", config.size(&["vocab_size"])? as u32);
-        out.set("smollm3.rope.dimension_count", sizes.key_dim() as u32);
+        llama::write("smollm3", config, out)?;
         let rotated = rotated(config)?;
         // The kinds of layers count, if they are listed, whether `use_sliding_window` or not.
         if let Some(positions) = config.maybe_size(&["sliding_window"])? {

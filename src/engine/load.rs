@@ -96,6 +96,9 @@ fn check(plan: &Plan, model: &Model) -> anyhow::Result<()> {
     {
         return wrong(format!("{used} of {count} experts per token are impossible"));
     }
+    if !plan.pre_norms && plan.feed.experts.is_some() {
+        return wrong("experts without a norm in front of them are computed by nothing here".into());
+    }
     Ok(())
 }
 
