@@ -29,8 +29,6 @@ pub(in crate::cpu) struct TwoFloats(__m256, __m256);
 pub(in crate::cpu) struct InMemory {
     same: TwoFloats,
     floats: [f32; 16],
-    /// Where `floats` are.
-    place: *const [f32; 16],
 }
 
 /// The same place, which the compiler does not recognize: it would take what it stored there from the registers that it stored.
@@ -534,19 +532,19 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     fn put_scales(self, x: TwoFloats, to: &mut InMemory) {
         to.same = x;
         self.store_floats(x, &mut to.floats);
-        to.place = hidden(&raw const to.floats);
     }
 
     #[inline(always)]
     fn no_scales(self) -> InMemory {
-        InMemory { same: self.splat(0.0), floats: [0.0; 16], place: std::ptr::null() }
+        InMemory { same: self.splat(0.0), floats: [0.0; 16] }
     }
 
     #[inline(always)]
     fn spread(self, group: usize, part: usize, scales: &InMemory) -> TwoFloats {
         if group == 32 {
-            // SAFETY: `put_scales` said where the floats are, and they were not moved since.
-            let [a, b] = unsafe { [(*scales.place)[2 * part], (*scales.place)[2 * part + 1]] };
+            // SAFETY: the place of floats that are borrowed here.
+            let floats = unsafe { &*hidden(&raw const scales.floats) };
+            let [a, b] = [floats[2 * part], floats[2 * part + 1]];
             return TwoFloats(now!(_mm256_set1_ps(a)), now!(_mm256_set1_ps(b)));
         }
         let x = scales.same;
