@@ -241,6 +241,12 @@ pub trait Backend {
     /// `out[i] = table[rows[i]]`: token or position embeddings, dequantized. `out`: `(rows.len(), cols)`.
     fn embed(&self, table: &Self::Weight, rows: &[u32], out: &mut Self::Buffer) -> Result<()>;
 
+    /// `out = table[position]`: the learned position of a single token, looked up such that [`Backend::repeat`] can replay it.
+    /// `out`: `(cols)`.
+    fn embed_position(&self, table: &Self::Weight, position: usize, out: &mut Self::Buffer) -> Result<()> {
+        self.embed(table, &[position as u32], out)
+    }
+
     /// Normalizes `rows` rows of `cols` floats: `out = norm(x) * weight + bias`. `x`, `out`: `(rows, cols)`.
     #[allow(clippy::too_many_arguments)] // a kernel's parameters; a struct would only rename them
     fn norm(

@@ -155,9 +155,13 @@ pub(super) fn embed<B: Backend>(
         b.scale(&mut s.x, scale, n * plan.width)?;
     }
     if let Some(positions) = &engine.positions {
-        s.rows.clear();
-        s.rows.extend((0..n).map(|i| (start + i % (n / sequences)) as u32));
-        b.embed(positions, &s.rows, &mut s.branch)?;
+        if n == 1 {
+            b.embed_position(positions, start, &mut s.branch)?;
+        } else {
+            s.rows.clear();
+            s.rows.extend((0..n).map(|i| (start + i % (n / sequences)) as u32));
+            b.embed(positions, &s.rows, &mut s.branch)?;
+        }
         b.add(&mut s.x, &s.branch, n * plan.width)?;
     }
     Ok(())

@@ -115,10 +115,9 @@ impl<'b, B: Backend> Engine<'b, B> {
         self.weight_bytes
     }
 
-    /// Whether a token is computed by the same operations as the one before, without the host: learned positions are looked up
-    /// by the host's number, and experts are picked by it.
+    /// Whether a token is computed by the same operations as the one before, without the host, who picks experts.
     pub(super) fn repeats(&self) -> bool {
-        self.positions.is_none() && self.blocks.iter().all(|b| matches!(b.feed, FeedWeights::Dense(_)))
+        self.blocks.iter().all(|b| matches!(b.feed, FeedWeights::Dense(_)))
     }
 
     /// The matrix that gives logits.

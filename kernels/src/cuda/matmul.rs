@@ -248,13 +248,21 @@ fn launch(
 /// See [`crate::Backend::embed`].
 pub(super) fn embed(device: &Device, table: &Weight, rows: &[u32], out: &mut Buffer) -> Result<()> {
     assert!(rows.iter().all(|r| (*r as usize) < table.rows), "rows outside the table");
-    staged_rows(device, rows, |rows, count| {
-        device
-            .launch(&format!("embed_{}", table.format.name))
-            .bytes(&table.memory, 0, table.bytes())
-            .bytes(rows, 0, count * 4)
-            .floats_mut(out, count * table.cols)
-            .int(table.cols)
-            .run(((table.cols / GROUP).div_ceil(64).max(1), count, 1), (64, 1, 1), 0)
-    })
+    staged_rows(device, rows, |rows, count| embed_rows(device, table, rows, count, out))
+}
+
+/// See [`crate::Backend::embed_position`]: the row's number lies where a recorded token finds its position.
+pub(super) fn embed_position(device: &Device, table: &Weight, position: usize, out: &mut Buffer) -> Result<()> {
+    assert!(position < table.rows, "a position outside the table");
+    device.at_position(position, |row| embed_rows(device, table, row, 1, out))
+}
+
+fn embed_rows(device: &Device, table: &Weight, rows: &Memory, count: usize, out: &mut Buffer) -> Result<()> {
+    device
+        .launch(&format!("embed_{}", table.format.name))
+        .bytes(&table.memory, 0, table.bytes())
+        .bytes(rows, 0, count * 4)
+        .floats_mut(out, count * table.cols)
+        .int(table.cols)
+        .run(((table.cols / GROUP).div_ceil(64).max(1), count, 1), (64, 1, 1), 0)
 }

@@ -143,6 +143,10 @@ impl Backend for Cuda {
         matmul::embed(&self.device, table, rows, out)
     }
 
+    fn embed_position(&self, table: &Weight, position: usize, out: &mut Buffer) -> Result<()> {
+        matmul::embed_position(&self.device, table, position, out)
+    }
+
     fn norm(
         &self,
         norm: Norm,

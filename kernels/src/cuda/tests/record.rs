@@ -4,21 +4,25 @@ use super::*;
 use crate::RopeStyle;
 
 /// Feeds tokens one by one through embedding, rotation, cache and attention; the last result of each, and how often the step ran.
-fn feed<B: Backend>(b: &B, table: &QTensor, tokens: &[u32]) -> (Vec<f32>, usize) {
+/// `table` holds a row for each token, `learned` one for each position.
+fn feed<B: Backend>(b: &B, table: &QTensor, learned: &QTensor, tokens: &[u32]) -> (Vec<f32>, usize) {
     let (heads, dim, cols) = (2, 8, 16);
-    let table = b.weight(table.clone()).unwrap();
+    let (table, learned) = (b.weight(table.clone()).unwrap(), b.weight(learned.clone()).unwrap());
     let shape = CacheShape { layers: 1, positions: tokens.len(), kv_heads: heads, key_width: cols, value_width: cols };
     let mut cache = b.cache(shape).unwrap();
     let rope = Rope { style: RopeStyle::Neox, frequencies: vec![1.0, 0.1, 0.01], magnitude: 1.0 };
     let shape =
         Attention { heads, kv_heads: heads, key_dim: dim, value_dim: dim, scale: 0.5, window: None, soft_cap: None };
-    let (mut x, mut out) = (b.buffer(cols).unwrap(), b.buffer(cols).unwrap());
+    let buffer = || b.buffer(cols).unwrap();
+    let (mut x, mut place, mut out) = (buffer(), buffer(), buffer());
     let mut recording = B::Recording::default();
     let (mut results, mut runs) = (Vec::new(), 0);
     for (start, &token) in tokens.iter().enumerate() {
         let mut step = || {
             runs += 1;
             b.embed(&table, &[token], &mut x)?;
+            b.embed_position(&learned, start, &mut place)?;
+            b.add(&mut x, &place, cols)?;
             b.rope(&rope, &mut x, 1, heads, dim, start)?;
             b.store(&mut cache, 0, &x, &x, start, 1)?;
             b.attention(&shape, &x, &cache, 0, start, 1, &mut out)
@@ -33,12 +37,14 @@ fn feed<B: Backend>(b: &B, table: &QTensor, tokens: &[u32]) -> (Vec<f32>, usize)
 fn recorded_tokens_are_the_plain_ones() {
     let Some(cuda) = cuda() else { return };
     let mut random = Random::new(7);
-    let floats = random.floats(11 * 16);
-    let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let table = QTensor::new(&block::F32, Shape::new(&[11, 16]).unwrap(), bytes).unwrap();
+    let mut floats = |rows: usize| {
+        let bytes: Vec<u8> = random.floats(rows * 16).iter().flat_map(|x| x.to_le_bytes()).collect();
+        QTensor::new(&block::F32, Shape::new(&[rows, 16]).unwrap(), bytes).unwrap()
+    };
+    let (table, learned) = (floats(11), floats(140));
     let tokens: Vec<u32> = (0..140).map(|i| i * 7 % 11).collect();
-    let (got, runs) = feed(&cuda, &table, &tokens);
-    let (want, all) = feed(&oracle(), &table, &tokens);
+    let (got, runs) = feed(&cuda, &table, &learned, &tokens);
+    let (want, all) = feed(&oracle(), &table, &learned, &tokens);
     agree(&got, &want, 2e-3, "recorded tokens"); // the cache is in half precision in both, rounded from different sines
     // Plainly, recorded, and recorded anew for more than 128 positions; elsewhere replayed.
     assert_eq!((runs, all), (3, 140));
