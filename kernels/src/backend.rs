@@ -136,6 +136,39 @@ pub enum DeviceUse {
     Unknown(String),
 }
 
+/// How a token goes through a mixture of experts.
+#[derive(Debug, Clone, Copy)]
+pub struct Mixing {
+    /// ExpertWeights that compute each token: those of the largest scores, of equals the lower numbers.
+    pub used: usize,
+    /// Their probabilities (softmax over the scores of all) are divided by their sum.
+    pub normalize: bool,
+    /// What is applied to the gate's product, or to `up`'s where there is no gate.
+    pub activation: Activation,
+}
+
+/// The matrices of all experts of a layer, in their order.
+pub struct ExpertWeights<'a, B: Backend + ?Sized> {
+    /// `(hidden, width)` each, if the model has them.
+    pub gate: Option<Vec<&'a B::Weight>>,
+    /// `(hidden, width)` each.
+    pub up: Vec<&'a B::Weight>,
+    /// `(width, hidden)` each.
+    pub down: Vec<&'a B::Weight>,
+}
+
+/// Floats that [`Backend::mix`] needs beside its input and output.
+pub struct MixBuffers<'a, B: Backend + ?Sized> {
+    /// `(2 * used)`: who computes, and by what factor.
+    pub picks: &'a mut B::Buffer,
+    /// `(used, hidden)`.
+    pub gate: &'a mut B::Buffer,
+    /// `(used, hidden)`.
+    pub up: &'a mut B::Buffer,
+    /// `(used, width)`: what each expert gives.
+    pub each: &'a mut B::Buffer,
+}
+
 /// Floats among which [`Backend::argmax`] finds the largest: fewer than this, since places are given as floats.
 pub const ARGMAX_LIMIT: usize = 1 << 24;
 
@@ -149,6 +182,8 @@ pub trait Backend {
     type Cache;
     /// What is kept of a step that [`Backend::repeat`] repeats.
     type Recording: Default;
+    /// A layer's experts, as [`Backend::mix`] wants them.
+    type Mixture;
 
     /// For reports: `cpu (avx2, 2 threads)`.
     fn name(&self) -> String;
@@ -366,6 +401,26 @@ pub trait Backend {
     ) -> Result<()> {
         let _ = (rope, shape, q, k, v, caches, layer, start, n, out);
         Err(Error::Unavailable(format!("{} computes one sequence at a time", self.name())))
+    }
+
+    /// Prepares a layer's experts for [`Backend::mix`]. `None` where the host has to pick them.
+    fn mixture(&self, mixing: Mixing, experts: &ExpertWeights<'_, Self>) -> Result<Option<Self::Mixture>> {
+        let _ = (mixing, experts);
+        Ok(None)
+    }
+
+    /// One token through its experts, without the host: `out = sum of factor * down(activation(gate(x)) * up(x))` over those that the
+    /// router's products `scores` say. `scores`: `(experts)`, `x`, `out`: `(width)`. Only called with what [`Backend::mixture`] gave.
+    fn mix(
+        &self,
+        mixture: &Self::Mixture,
+        scores: &Self::Buffer,
+        x: &Self::Buffer,
+        work: MixBuffers<'_, Self>,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        let _ = (mixture, scores, x, work, out);
+        Err(Error::Unavailable(format!("{} does not pick experts by itself", self.name())))
     }
 
     /// `gate = activation(gate) * up` over `len` floats.

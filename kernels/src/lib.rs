@@ -9,6 +9,6 @@ pub mod cuda;
 pub mod split;
 
 pub use backend::{
-    ARGMAX_LIMIT, Activation, Attention, Backend, CacheShape, DeviceUse, Error, KernelTime, Norm, Product, Result,
-    Rope, RopeStyle, Stopwatch,
+    ARGMAX_LIMIT, Activation, Attention, Backend, CacheShape, DeviceUse, Error, ExpertWeights, KernelTime, MixBuffers,
+    Mixing, Norm, Product, Result, Rope, RopeStyle, Stopwatch,
 };

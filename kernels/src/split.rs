@@ -183,6 +183,7 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
     type Buffer = Buffer<A, B>;
     type Cache = Cache<A, B>;
     type Recording = ();
+    type Mixture = std::convert::Infallible; // the host picks
 
     fn name(&self) -> String {
         format!("{} for {} layers and the output, {} for the rest", self.first.name(), self.layers, self.second.name())

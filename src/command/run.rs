@@ -6,7 +6,7 @@ mod logits;
 mod report;
 
 use crate::backend::{self, BackendArgs, Choice, Sizes, Task};
-use crate::engine::{Engine, Rng, Sampling};
+use crate::engine::{Engine, Rng, Sampling, SessionOptions};
 use crate::error::caller;
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -49,6 +49,10 @@ pub struct Run {
     /// trained context, up to 8192)
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     ctx: Option<u32>,
+
+    /// Tokens of the prompt that are computed at a time: fewer take less memory; 1 computes all as generation does
+    #[arg(short, long, value_name = "N", default_value_t = SessionOptions::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
 
     /// Talk through the model's chat template; without -p or -f in turns on the terminal
     #[arg(long)]
@@ -163,7 +167,7 @@ impl Task for Job<'_> {
         warnings.into_iter().for_each(|w| ui.warn(w));
         ui.refuse_warnings()?;
         if let (Some(tokens), Some(out)) = (&args.tokens, &args.logits) {
-            return logits::write(&engine, &args.model, tokens, out, ui);
+            return logits::write(&engine, &args.model, tokens, out, args.batch_size as usize, ui);
         }
         model.require_tokenizer()?;
         let tokenizer = Tokenizer::from_metadata(model.metadata(), model.path())?;
@@ -176,6 +180,7 @@ impl Task for Job<'_> {
             seed: args.sampling.seed.unwrap_or_else(Rng::any_seed),
             predict: args.predict,
             ctx: args.ctx.map(|n| n as usize),
+            batch: args.batch_size as usize,
             stream: !args.json,
             loaded: start.elapsed(),
             ui,

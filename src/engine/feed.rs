@@ -4,7 +4,7 @@ use super::forward::Scratch;
 use super::observe::{Watch, products};
 use super::weights::{Linear, Mlp};
 use crate::arch::{Experts, Plan};
-use qconv_kernels::{Backend, Result};
+use qconv_kernels::{Backend, MixBuffers, Mixing, Result};
 
 /// `out = down(act(gate(x)) * up(x))`, or `down(act(up(x)))`. `x`, `out`: `(n, width)`; `gate`, `up`: `(n, hidden)`.
 #[allow(clippy::too_many_arguments)] // the buffers of one step
@@ -82,18 +82,33 @@ impl Routes {
     }
 }
 
-/// `branch = sum over the chosen experts of weight * expert(h)`.
+/// How a backend that picks experts itself has to.
+pub(super) fn mixing(plan: &Plan, experts: Experts) -> Mixing {
+    Mixing { used: experts.used, normalize: experts.normalize, activation: plan.feed.activation }
+}
+
+/// `branch = sum over the chosen experts of weight * expert(h)`. `mixture`: the backend picks those of a single token itself, unless
+/// somebody watches.
+#[allow(clippy::too_many_arguments)] // as above
 pub(super) fn experts<B: Backend>(
     b: &B,
     plan: &Plan,
     router: &Linear<B>,
     experts: &[Mlp<B>],
+    mixture: Option<&B::Mixture>,
     s: &mut Scratch<B>,
     n: usize,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     let Some(config) = plan.feed.experts else { unreachable!("experts were loaded because the plan has them") };
     products(b, watch, &s.h, n, [(router, &mut s.router)])?;
+    if let Some(mixture) = mixture
+        && n == 1
+        && !watch.somebody()
+    {
+        let Scratch { h, router, picks, gate, up, expert, branch, .. } = s;
+        return b.mix(mixture, router, h, MixBuffers { picks, gate, up, each: expert }, branch);
+    }
     b.read(&s.router, &mut s.routes.scores[..n * config.count])?;
     s.routes.choose(config, n);
     // Zeroes: scaling by 0 would keep the infinities of a broken batch.

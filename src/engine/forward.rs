@@ -17,10 +17,11 @@ pub(super) struct Scratch<B: Backend> {
     pub k: B::Buffer,       // (n, kv_heads * key_dim)
     pub v: B::Buffer,       // (n, kv_heads * value_dim)
     pub context: B::Buffer, // (n, heads * value_dim)
-    pub gate: B::Buffer,    // (n, hidden)
-    pub up: B::Buffer,      // (n, hidden)
+    pub gate: B::Buffer,    // (n, hidden), with experts at least one row for each that a token uses
+    pub up: B::Buffer,      // the same
     pub router: B::Buffer,  // (n, experts)
-    pub expert: B::Buffer,  // (n, width): what one expert gives
+    pub picks: B::Buffer,   // (2 * experts used)
+    pub expert: B::Buffer,  // (n, width), at least as many rows: what one expert gives, or each of a token's
     pub zero: B::Buffer,    // (1, width), never written
     pub routes: feed::Routes,
     pub logits: B::Buffer, // (logit rows, vocabulary)
@@ -38,6 +39,7 @@ struct Lengths {
     context: usize,
     hidden: usize,
     router: usize,
+    picks: usize,
     expert: usize,
     zero: usize,
     logits: usize,
@@ -46,7 +48,7 @@ struct Lengths {
 impl Lengths {
     fn new<B: Backend>(engine: &Engine<'_, B>, n: usize, logit_rows: usize, hidden: usize) -> Self {
         let p = &engine.plan;
-        let experts = p.feed.experts.map_or(0, |e| e.count);
+        let (experts, used) = p.feed.experts.map_or((0, 0), |e| (e.count, e.used));
         Lengths {
             width: n * p.width,
             normed: n * p.width.max(p.heads * p.key_dim),
@@ -54,9 +56,10 @@ impl Lengths {
             k: n * p.kv_heads * p.key_dim,
             v: n * p.kv_heads * p.value_dim,
             context: n * p.heads * p.value_dim,
-            hidden: n * hidden,
+            hidden: n.max(used) * hidden,
             router: n * experts,
-            expert: n * p.width * usize::from(experts > 0),
+            picks: 2 * used,
+            expert: n.max(used) * p.width * usize::from(experts > 0),
             zero: p.width * usize::from(experts > 0),
             logits: logit_rows * engine.vocabulary,
         }
@@ -88,6 +91,7 @@ impl<B: Backend> Scratch<B> {
             gate: b.buffer(l.hidden)?,
             up: b.buffer(l.hidden)?,
             router: b.buffer(l.router)?,
+            picks: b.buffer(l.picks)?,
             expert: b.buffer(l.expert)?,
             zero: b.buffer(l.zero)?,
             routes: feed::Routes::new(engine.plan.feed.experts, n),
@@ -100,7 +104,18 @@ impl<B: Backend> Scratch<B> {
     /// Floats in all buffers.
     pub fn floats(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> usize {
         let l = Lengths::new(engine, n, logit_rows, engine.hidden());
-        3 * l.width + l.normed + l.q + l.k + l.v + l.context + 2 * l.hidden + l.router + l.expert + l.zero + l.logits
+        3 * l.width
+            + l.normed
+            + l.q
+            + l.k
+            + l.v
+            + l.context
+            + 2 * l.hidden
+            + l.router
+            + l.picks
+            + l.expert
+            + l.zero
+            + l.logits
     }
 }
 
@@ -222,7 +237,9 @@ fn feed<B: Backend>(
             let input = if block.ffn_norm.is_some() { &*h } else { &*x };
             feed::dense(b, plan, mlp, input, gate, up, branch, n, watch)
         }
-        FeedWeights::Experts { router, experts } => feed::experts(b, plan, router, experts, s, n, watch),
+        FeedWeights::Experts { router, experts, mixture } => {
+            feed::experts(b, plan, router, experts, mixture.as_ref(), s, n, watch)
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! From named tensors to [`Engine`]: every name, shape and count is checked here, so that the forward pass can trust them.
 
+use super::feed;
 use super::weights::{Block, Engine, FeedWeights, HeadNorm, Linear, Mlp, NormWeights, RopeFactors};
 use crate::arch::{Experts, Plan};
 use crate::error::malformed;
 use crate::model::{Model, ModelTensor};
 use anyhow::Context;
 use qconv_formats::{QTensor, Shape};
-use qconv_kernels::{ARGMAX_LIMIT, Backend};
+use qconv_kernels::{ARGMAX_LIMIT, Backend, ExpertWeights};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -397,28 +398,35 @@ impl<'a, 'b, B: Backend> Loader<'a, 'b, '_, B> {
         Ok(Mlp { gate, up, down: self.linear(&down_name, plan.width, hidden)?, hidden })
     }
 
-    fn experts(&mut self, i: usize, plan: &Plan, experts: Experts) -> anyhow::Result<FeedWeights<B>> {
+    fn experts(&mut self, i: usize, plan: &Plan, wanted: Experts) -> anyhow::Result<FeedWeights<B>> {
         let name = |part: &str| format!("blk.{i}.ffn_{part}_exps.weight");
-        let router = self.linear(&format!("blk.{i}.ffn_gate_inp"), experts.count, plan.width)?;
+        let router = self.linear(&format!("blk.{i}.ffn_gate_inp"), wanted.count, plan.width)?;
         let up = self.required(&name("up"))?;
         let [_, hidden, _] = *up.shape.dims() else {
-            return Err(self.shape_error(up, &[experts.count, 0, plan.width], "(experts, hidden, width)"));
+            return Err(self.shape_error(up, &[wanted.count, 0, plan.width], "(experts, hidden, width)"));
         };
         let mut stack = |part: &str, rows: usize, cols: usize| -> anyhow::Result<Vec<Linear<B>>> {
             let t = self.required(&name(part))?;
-            self.expect(t, &[experts.count, rows, cols])?;
+            self.expect(t, &[wanted.count, rows, cols])?;
             let all = self.packed(t)?;
             let one = |e: usize| {
                 let weight = self.hand_over(&t.name, all.rows(e * rows..(e + 1) * rows))?;
                 Ok(Linear { weight, bias: None, name: t.name.as_str().into(), expert: Some(e), cols })
             };
-            (0..experts.count).map(one).collect()
+            (0..wanted.count).map(one).collect()
         };
         let gate = if plan.feed.gated { stack("gate", hidden, plan.width)? } else { Vec::new() };
         let up = stack("up", hidden, plan.width)?;
         let down = stack("down", plan.width, hidden)?;
         let mut gate = gate.into_iter();
-        let experts = up.into_iter().zip(down).map(|(up, down)| Mlp { gate: gate.next(), up, down, hidden }).collect();
-        Ok(FeedWeights::Experts { router, experts })
+        let experts: Vec<Mlp<B>> =
+            up.into_iter().zip(down).map(|(up, down)| Mlp { gate: gate.next(), up, down, hidden }).collect();
+        let weights = ExpertWeights {
+            gate: experts.iter().map(|e| e.gate.as_ref().map(|l| &l.weight)).collect(),
+            up: experts.iter().map(|e| &e.up.weight).collect(),
+            down: experts.iter().map(|e| &e.down.weight).collect(),
+        };
+        let mixture = self.backend.mixture(feed::mixing(plan, wanted), &weights)?;
+        Ok(FeedWeights::Experts { router, experts, mixture })
     }
 }

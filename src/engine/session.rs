@@ -26,9 +26,12 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// For generation: `positions` in batches of 512, logits of one row.
+    /// Tokens of a batch unless something else is asked for.
+    pub const BATCH: usize = 512;
+
+    /// For generation: `positions` in batches of [`SessionOptions::BATCH`], logits of one row.
     pub fn new(positions: usize) -> Self {
-        SessionOptions { positions, batch: 512, sequences: 1, logit_rows: 1 }
+        SessionOptions { positions, batch: Self::BATCH, sequences: 1, logit_rows: 1 }
     }
 
     /// As many whole sequences at a time as a batch holds. (Larger batches were tried for evaluation: 1024 and 2048 tokens

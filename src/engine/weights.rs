@@ -72,6 +72,7 @@ pub(super) enum FeedWeights<B: Backend> {
     Experts {
         router: Linear<B>, // (experts, width)
         experts: Vec<Mlp<B>>,
+        mixture: Option<B::Mixture>, // where the backend picks them itself
     },
 }
 
@@ -115,9 +116,13 @@ impl<'b, B: Backend> Engine<'b, B> {
         self.weight_bytes
     }
 
-    /// Whether a token is computed by the same operations as the one before, without the host, who picks experts.
+    /// Whether a token is computed by the same operations as the one before, without the host, who may have to pick experts.
     pub(super) fn repeats(&self) -> bool {
-        self.blocks.iter().all(|b| matches!(b.feed, FeedWeights::Dense(_)))
+        let by_itself = |feed: &FeedWeights<B>| match feed {
+            FeedWeights::Dense(_) => true,
+            FeedWeights::Experts { mixture, .. } => mixture.is_some(),
+        };
+        self.blocks.iter().all(|b| by_itself(&b.feed))
     }
 
     /// The matrix that gives logits.

@@ -241,6 +241,7 @@ impl Backend for Cpu {
     type Buffer = Buffer;
     type Cache = Cache;
     type Recording = ();
+    type Mixture = std::convert::Infallible; // the host picks
 
     fn name(&self) -> String {
         let threads = self.threads();

@@ -6,8 +6,8 @@ use super::memory::{Buffer, Memory};
 use super::weight::Weight;
 use crate::{ARGMAX_LIMIT, Activation, Norm, Result, Rope, RopeStyle};
 
-/// Threads of a block in norm.cu, elements.cu, rows.cu and position.cu.
-const THREADS: usize = 256;
+/// Threads of a block in norm.cu, elements.cu, experts.cu, rows.cu and position.cu.
+pub(super) const THREADS: usize = 256;
 
 /// As `Function` in elements.cu numbers them.
 fn number(activation: Activation) -> usize {

@@ -14,6 +14,7 @@ const ALL: &[Source] = &[
     Source { name: "attention", archive: include_bytes!("images/attention.zlib") },
     Source { name: "elements", archive: include_bytes!("images/elements.zlib") },
     Source { name: "embed", archive: include_bytes!("images/embed.zlib") },
+    Source { name: "experts", archive: include_bytes!("images/experts.zlib") },
     Source { name: "matmul", archive: include_bytes!("images/matmul.zlib") },
     Source { name: "matmul_floats", archive: include_bytes!("images/matmul_floats.zlib") },
     Source { name: "matvec", archive: include_bytes!("images/matvec.zlib") },

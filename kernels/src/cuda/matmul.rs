@@ -16,6 +16,7 @@ use super::launch::Launch;
 use super::memory::{Buffer, Memory};
 use super::weight::Weight;
 use crate::{Product, Result};
+use qconv_formats::block::BlockFormat;
 
 /// Products of one launch, as in parts.cuh.
 const PARTS: usize = 3;
@@ -32,7 +33,7 @@ const WIDE: usize = 33;
 
 /// How activations are prepared.
 #[derive(Clone, Copy, PartialEq)]
-enum Activations {
+pub(super) enum Activations {
     /// As they are.
     Floats,
     /// 8 bits, with a scale for 32: beside the buffer.
@@ -68,11 +69,11 @@ impl Threads {
 }
 
 /// One kernel's work on a weight: what it is called, and its grid.
-struct Plan {
-    kernel: String,
-    activations: Activations,
+pub(super) struct Plan {
+    pub kernel: String,
+    pub activations: Activations,
     /// Rows and tokens of a block.
-    tile: (usize, usize),
+    pub tile: (usize, usize),
     threads: Threads,
     shared: usize,
     /// Tokens go along the grid's first dimension, so that neighbouring blocks share weights.
@@ -80,6 +81,21 @@ struct Plan {
 }
 
 impl Plan {
+    /// With the kernels of matvec.cuh.
+    pub fn few(kernel: String, format: &BlockFormat, cols: usize, n: usize) -> Self {
+        let quantized = format.is_quantized();
+        // A thread takes 32 weights at a time, or 16 bytes of floats.
+        let steps = if quantized { cols / GROUP } else { cols * format.block_bytes / 16 };
+        Plan {
+            kernel,
+            activations: if quantized { Activations::Codes } else { Activations::Floats },
+            tile: if n == 1 { (4, 1) } else { (2, 8) }, // as ROWS_OF there
+            threads: Threads::Sharing(steps),
+            shared: 0,
+            tokens_first: false,
+        }
+    }
+
     fn of(device: &Device, w: &Weight, n: usize) -> Result<Self> {
         let name = w.format.name;
         let quantized = w.format.is_quantized();
@@ -87,16 +103,7 @@ impl Plan {
         let no_tensor_cores = !device.has(&format!("matmul16_{name}"))?;
         if n <= 8 || no_tensor_cores {
             let most = if n == 1 { 1 } else { 8 };
-            // A thread takes 32 weights at a time, or 16 bytes of floats.
-            let steps = if quantized { w.cols / GROUP } else { w.cols * w.format.block_bytes / 16 };
-            return Ok(Plan {
-                kernel: format!("matvec{most}_{name}"),
-                activations: if quantized { Activations::Codes } else { Activations::Floats },
-                tile: (if n == 1 { 4 } else { 2 }, most), // as ROWS_OF in matvec.cu
-                threads: Threads::Sharing(steps),
-                shared: 0,
-                tokens_first: false,
-            });
+            return Ok(Plan::few(format!("matvec{most}_{name}"), w.format, w.cols, n));
         }
         let wide = n >= WIDE;
         let tile = match (wide, quantized) {
@@ -114,7 +121,8 @@ impl Plan {
         })
     }
 
-    fn run(&self, device: &Device, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
+    /// `blocks` along the rows, for `n` tokens.
+    pub fn run(&self, device: &Device, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
         let tokens = n.div_ceil(self.tile.1);
         let grid = if self.tokens_first { (tokens, blocks, 1) } else { (blocks, tokens, 1) };
         launch.run(grid, (self.threads.of(device, blocks), 1, 1), self.shared)
@@ -186,17 +194,7 @@ fn prepare(
 ) -> Result<()> {
     match form {
         Activations::Floats => Ok(()),
-        Activations::Codes => {
-            let (mut codes, len) = (x.codes(), n * cols);
-            if codes.are_fresh(device, len) {
-                return Ok(());
-            }
-            codes.make_room(device, x.len())?;
-            let launch = codes.give(device.launch("quantize").floats(x, len), len, x.len());
-            launch.int(len).run_over(len / 4, 256)?;
-            codes.set_fresh(device, len);
-            Ok(())
-        }
+        Activations::Codes => round_codes(device, x, n * cols),
         Activations::Rounded => {
             let (_, at) = room(n, cols);
             let launch = device.launch(&format!("round_{format}")).floats(x, n * cols);
@@ -204,6 +202,19 @@ fn prepare(
             launch.bytes_mut(workspace, at, n * 4).int(cols).run((n, 1, 1), (256, 1, 1), 0)
         }
     }
+}
+
+/// Rounds the first `len` floats to 8 bits, unless what made them has done it.
+pub(super) fn round_codes(device: &Device, x: &Buffer, len: usize) -> Result<()> {
+    let mut codes = x.codes();
+    if codes.are_fresh(device, len) {
+        return Ok(());
+    }
+    codes.make_room(device, x.len())?;
+    let launch = codes.give(device.launch("quantize").floats(x, len), len, x.len());
+    launch.int(len).run_over(len / 4, 256)?;
+    codes.set_fresh(device, len);
+    Ok(())
 }
 
 /// `second`: the first of the parts that are of a second format, for kernels of two.

@@ -11,6 +11,7 @@ mod bandwidth;
 mod device;
 mod driver;
 mod elements;
+mod experts;
 mod images;
 mod launch;
 mod layout;
@@ -25,12 +26,14 @@ mod tuning;
 mod weight;
 mod workspace;
 
+pub use experts::Mixture;
 pub use memory::Buffer;
 pub use record::Recording;
 pub use weight::Weight;
 
 use crate::{
-    Activation, Attention, Backend, CacheShape, DeviceUse, KernelTime, Norm, Product, Result, Rope, Stopwatch,
+    Activation, Attention, Backend, CacheShape, DeviceUse, ExpertWeights, KernelTime, MixBuffers, Mixing, Norm,
+    Product, Result, Rope, Stopwatch,
 };
 use attention::Rows;
 use device::Device;
@@ -73,6 +76,7 @@ impl Backend for Cuda {
     type Buffer = Buffer;
     type Cache = Cache;
     type Recording = Recording;
+    type Mixture = Mixture;
 
     fn read_bandwidth(&self) -> Option<f64> {
         bandwidth::copy(&self.device).ok()
@@ -260,6 +264,21 @@ impl Backend for Cuda {
             attention::attention(&self.device, shape, q, cache, layer, rows, out)?;
         }
         Ok(())
+    }
+
+    fn mixture(&self, mixing: Mixing, experts: &ExpertWeights<'_, Self>) -> Result<Option<Mixture>> {
+        Mixture::new(&self.device, mixing, experts)
+    }
+
+    fn mix(
+        &self,
+        mixture: &Mixture,
+        scores: &Buffer,
+        x: &Buffer,
+        work: MixBuffers<'_, Self>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        mixture.run(&self.device, scores, x, work, out)
     }
 
     fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {

@@ -6,6 +6,7 @@ use super::memory::{Memory, floats_as_bytes};
 use crate::{Error, Result};
 use qconv_formats::QTensor;
 use qconv_formats::block::{BlockFormat, F32};
+use std::sync::Arc;
 use std::thread;
 
 /// Bytes of a matrix that are laid out and copied at a time.
@@ -13,8 +14,8 @@ const PIECE: usize = 64 << 20;
 
 /// A weight matrix or vector.
 pub struct Weight {
-    /// A vector: `(cols)` floats. A matrix: `(rows)` rows as `layout` says.
-    pub(super) memory: Memory,
+    /// A vector: `(cols)` floats. A matrix: `(rows)` rows as `layout` says. Shared with the tables that name it.
+    pub(super) memory: Arc<Memory>,
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// The format that kernels see: the tensor's, or F32.
@@ -36,7 +37,7 @@ impl Weight {
         };
         if tensor.shape().dims().len() == 1 {
             let memory = Memory::upload(device, floats_as_bytes(&floats(tensor.bytes())), "a weight vector")?;
-            return Ok(Weight { memory, rows, cols, format: &F32 });
+            return Ok(Weight { memory: Arc::new(memory), rows, cols, format: &F32 });
         }
         // Formats that no kernel decodes (F64) are kept as F32.
         let (format, layout, native) = match Layout::of(format) {
@@ -67,7 +68,7 @@ impl Weight {
             });
             memory.write(device, i * at_a_time * row_bytes, packed)?;
         }
-        Ok(Weight { memory, rows, cols, format })
+        Ok(Weight { memory: Arc::new(memory), rows, cols, format })
     }
 
     /// Bytes of all of it.

@@ -22,6 +22,7 @@ pub struct Setting<'a, B: Backend> {
     pub seed: u64,
     pub predict: usize,
     pub ctx: Option<usize>,
+    pub batch: usize,
     pub stream: bool,
     pub loaded: Duration,
     pub ui: &'a Ui,
@@ -83,7 +84,7 @@ impl<B: Backend> Setting<'_, B> {
             self.ui.warn(format!("the model was trained on {trained} positions; a context of {positions} goes beyond"));
             self.ui.refuse_warnings()?;
         }
-        let options = SessionOptions::new(positions);
+        let options = SessionOptions { batch: self.batch, ..SessionOptions::new(positions) };
         self.ui.note(self.engine.memory(options)?.to_string());
         let mut session = self.engine.session(options)?;
         session.stop_when(&INTERRUPTED);

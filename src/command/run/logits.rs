@@ -32,6 +32,7 @@ pub fn write<B: Backend>(
     model: &Path,
     tokens: &Path,
     out: &Path,
+    batch: usize,
     ui: &Ui,
 ) -> anyhow::Result<()> {
     output::protect(out, &[model, tokens])?;
@@ -42,7 +43,7 @@ pub fn write<B: Backend>(
         let what = format!("{} is not in the model's vocabulary of {vocabulary} tokens", ids[at]);
         return Err(caller(format!("{}: index {at}: {what}", tokens.display())));
     }
-    let mut session = engine.session(SessionOptions::new(ids.len()).all_logits())?;
+    let mut session = engine.session(SessionOptions { batch, ..SessionOptions::new(ids.len()).all_logits() })?;
     let row = 4 * vocabulary;
     let file = OutputFile::create(out, (ids.len() * row) as u64, true)?;
     let mut bytes = Vec::with_capacity(session.logit_rows() * row);

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A random weight of a format. No more than seven rows are different: quantizing to some formats is slow.
-fn random_weight(random: &mut Random, format: &'static block::BlockFormat, dims: &[usize]) -> QTensor {
+pub(super) fn random_weight(random: &mut Random, format: &'static block::BlockFormat, dims: &[usize]) -> QTensor {
     let shape = Shape::new(dims).unwrap();
     let row_bytes = format.row_bytes(shape.cols()).unwrap();
     let mut bytes = vec![0; row_bytes * shape.rows().min(7)];
@@ -15,11 +15,11 @@ fn random_weight(random: &mut Random, format: &'static block::BlockFormat, dims:
     QTensor::new(format, shape, bytes).unwrap()
 }
 
-fn formats() -> impl Iterator<Item = &'static block::BlockFormat> {
+pub(super) fn formats() -> impl Iterator<Item = &'static block::BlockFormat> {
     block::ALL.iter().copied().filter(|f| f.quantize.is_some() && f.dequantize.is_some())
 }
 
-fn named(format: &&block::BlockFormat) -> String {
+pub(super) fn named(format: &&block::BlockFormat) -> String {
     format.name.to_owned()
 }
 
@@ -38,7 +38,7 @@ fn allowed(format: &block::BlockFormat, n: usize) -> f32 {
 }
 
 /// The CPU backend with activations as the kernels have them: 8 bits for quantized formats.
-fn oracle_for(format: &block::BlockFormat) -> Cpu {
+pub(super) fn oracle_for(format: &block::BlockFormat) -> Cpu {
     if !format.is_quantized() {
         return oracle();
     }

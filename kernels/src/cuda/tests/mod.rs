@@ -3,6 +3,7 @@
 
 mod codebooks;
 mod engine;
+mod experts;
 mod operations;
 mod record;
 mod refusals;
