@@ -108,7 +108,7 @@ impl From<AvxVnni> for Pairs<true> {
 }
 
 mod books;
-pub(super) use books::{Numbers, four_points};
+pub(super) use books::{Numbers, four_points, nibbles_as_bytes};
 
 impl<const VNNI: bool> Registers for Pairs<VNNI> {
     type Bytes = Two;
@@ -217,16 +217,6 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
             now!(_mm256_cvtepu8_epi16(_mm_loadu_si128(a.as_ptr().cast()))),
             now!(_mm256_cvtepu8_epi16(_mm_loadu_si128(b.as_ptr().cast()))),
         )
-    }
-
-    #[inline(always)]
-    fn longs_left<const N: u32>(self, b: Two) -> Two {
-        both!(Two, |b| _mm256_sll_epi64(b, _mm_cvtsi32_si128(N as i32)))
-    }
-
-    #[inline(always)]
-    fn and_longs(self, b: Two, mask: u64) -> Two {
-        both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi64x(mask as i64)))
     }
 
     #[inline(always)]

@@ -74,7 +74,8 @@ impl<const VBMI: bool> Registers for Wide<VBMI> {
     type Ints = __m512i;
     type Floats = __m512;
     type Scales = __m512;
-    type Signs = [u64; 4];
+    /// Eight signs of a point twice.
+    type Signs = __m512i;
 }
 
 impl<const VBMI: bool> Simd for Wide<VBMI> {
@@ -194,16 +195,6 @@ impl<const VBMI: bool> Simd for Wide<VBMI> {
     fn widen(self, bytes: &[u8], at: usize) -> __m512i {
         let bytes: &[u8; 32] = array(bytes, at);
         now!(_mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.as_ptr().cast())))
-    }
-
-    #[inline(always)]
-    fn longs_left<const N: u32>(self, b: __m512i) -> __m512i {
-        now!(_mm512_slli_epi64::<N>(b))
-    }
-
-    #[inline(always)]
-    fn and_longs(self, b: __m512i, mask: u64) -> __m512i {
-        now!(_mm512_and_si512(b, _mm512_set1_epi64(mask as i64)))
     }
 
     #[inline(always)]

@@ -25,7 +25,7 @@
 
 use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Simd};
-use super::{Codes, Ready};
+use super::{Codes, Ready, looked_up};
 use std::marker::PhantomData;
 
 /// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
@@ -159,11 +159,11 @@ fn times<V: Simd, F: Codes>() -> [u8; 4] {
 /// Sums that do not wait for each other. (With two, Q4_K is as fast, and IQ4_XS and TQ2_0 are a tenth slower.)
 const CHAINS: usize = 4;
 
-struct Sums<V: Simd, const R: usize, const T: usize> {
+pub(super) struct Sums<V: Simd, const R: usize, const T: usize> {
     /// With several tokens, some chains are left out.
-    products: [[[V::Floats; CHAINS]; T]; R],
+    pub(super) products: [[[V::Floats; CHAINS]; T]; R],
     /// Lanes are groups here.
-    plus: [[V::Floats; T]; R],
+    pub(super) plus: [[V::Floats; T]; R],
 }
 
 impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
@@ -212,6 +212,10 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     const { assert!(N == 1 || N == 2) };
     for (r, units) in units.iter().enumerate() {
         let (a, b) = units.split_at(F::BYTES);
+        if F::BOOK > 0 {
+            looked_up::units_of::<V, F, R, T, N>(v, r, [a, b], x, groups, sums);
+            continue;
+        }
         // Both before all else: it takes long in formats that look codes up, and the processor does not look so far ahead.
         let [first, second] = if N == 2 { F::ready_of_two(v, a, b) } else { [F::ready_of_one(v, a); 2] };
         let mut scales = [[v.splat(0.0); T]; 2];
@@ -271,13 +275,13 @@ const fn offset_is_added<F: Codes>() -> bool {
 }
 
 /// Whether something is added to all weights of a group.
-const fn adds<F: Codes>() -> bool {
+pub(super) const fn adds<F: Codes>() -> bool {
     F::PLUS || offset_is_added::<F>()
 }
 
 /// Scales, and what is added, with the offset.
 #[inline(always)]
-fn with_offset<V: Simd, F: Codes>(v: V, (scale, plus): (V::Floats, V::Floats)) -> (V::Floats, V::Floats) {
+pub(super) fn with_offset<V: Simd, F: Codes>(v: V, (scale, plus): (V::Floats, V::Floats)) -> (V::Floats, V::Floats) {
     let offset = v.splat(-f32::from(F::OFFSET));
     match (offset_is_added::<F>(), F::PLUS) {
         (true, true) => (scale, v.fma(scale, offset, plus)),
@@ -288,7 +292,11 @@ fn with_offset<V: Simd, F: Codes>(v: V, (scale, plus): (V::Floats, V::Floats)) -
 
 /// Scales, and what is added, of the first groups.
 #[inline(always)]
-fn counting<V: Simd, F: Codes>(v: V, groups: usize, (scale, plus): (V::Floats, V::Floats)) -> (V::Floats, V::Floats) {
+pub(super) fn counting<V: Simd, F: Codes>(
+    v: V,
+    groups: usize,
+    (scale, plus): (V::Floats, V::Floats),
+) -> (V::Floats, V::Floats) {
     (v.first(groups, scale), if F::PLUS { v.first(groups, plus) } else { plus })
 }
 
@@ -305,16 +313,6 @@ fn part<V: Simd, F: Codes, const T: usize>(
     scales: &[V::Scales; T],
     sums: &mut [[V::Floats; CHAINS]; T],
 ) {
-    if F::SIGNS {
-        let codes = F::magnitudes(v, unit, ready, part);
-        for t in 0..T {
-            let these = v.negate(ready.signs, part, v.load(&x[t].q, 64 * part));
-            let sum = v.to_floats(v.dot(false, v.start_group(false, 32, 0), codes, these));
-            let chain = &mut sums[t][part % (CHAINS / T)];
-            *chain = v.fma(sum, v.spread(F::GROUP, place, &scales[t]), *chain);
-        }
-        return;
-    }
     let eight = F::OFFSET == 128;
     let codes = if V::WHOLE_BYTES { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
     let offset = if offset_is_added::<F>() { [0; 4] } else { times::<V, F>().map(|times| F::OFFSET * times) };

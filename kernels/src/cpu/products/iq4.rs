@@ -1,6 +1,6 @@
 //! 4-bit codes whose levels come from a table: IQ4_NL, IQ4_XS.
 
-use super::codebook::nibbles_to_bytes;
+use super::digits::nibbles_to_bytes;
 use super::k_quants::half;
 use super::legacy::nibbles;
 use super::simd::{Simd, array};

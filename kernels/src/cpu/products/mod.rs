@@ -15,7 +15,7 @@
 //! - single loads of points with AVX-512 for books of up to 512 where there is no VBMI: 57 cycles for 256 weights of IQ2_XXS, against 44
 //!   with permutations of digits, and with gathers 50 (a busy machine). AVX2 has no such permutations, and loads. Larger books are
 //!   loaded as well: permutations of 16-bit numbers read the whole table for every block, and IQ1_S took 75 cycles instead of 44. Permutations
-//!   of bytes ([`permuted`]) look up two blocks at once: IQ1_S 46 instead of 56;
+//!   of bytes ([`permutes`]) look up two blocks at once: IQ1_S 46 instead of 56;
 //! - a group's scale for all lanes by two loads with AVX-512, as with AVX2: Q4_0 and Q8_0 took one and a half times as long;
 //! - offsets of codes at the start of integer sums: for AVX2 5 to 15% slower in every format than with what is added to all weights of a
 //!   group. With AVX-512 TQ1_0, MXFP4 and Q1_0 would gain 4, 7 and 12%, and Q4_0 and Q5_0 lose 4 and 6%; all instruction sets shall give
@@ -46,17 +46,20 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod books;
-mod codebook;
+mod digits;
 mod few;
 mod few_bits;
 mod floats;
 mod fp4;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
 mod k_quants;
 mod legacy;
+mod looked_up;
 mod panel;
 mod peak;
-mod permuted;
 mod permutes;
 mod scalar;
 mod simd;
@@ -81,15 +84,15 @@ static ALL: &[Fast] = &[
     fast::<k_quants::Four>("Q4_K"),
     fast::<k_quants::Five>("Q5_K"),
     fast::<k_quants::Six>("Q6_K"),
-    looked_up::<codebook::Iq2Xxs>("IQ2_XXS"),
-    looked_up::<codebook::Iq2Xs>("IQ2_XS"),
-    looked_up::<codebook::Iq3Xxs>("IQ3_XXS"),
-    looked_up::<codebook::Iq1S>("IQ1_S"),
+    looked_up::<iq2::Xxs>("IQ2_XXS"),
+    looked_up::<iq2::Xs>("IQ2_XS"),
+    looked_up::<iq3::Xxs>("IQ3_XXS"),
+    looked_up::<iq1::S>("IQ1_S"),
     fast::<iq4::Nl>("IQ4_NL"),
-    looked_up::<codebook::Iq3S>("IQ3_S"),
-    looked_up::<codebook::Iq2S>("IQ2_S"),
+    looked_up::<iq3::S>("IQ3_S"),
+    looked_up::<iq2::S>("IQ2_S"),
     fast::<iq4::Xs>("IQ4_XS"),
-    looked_up::<codebook::Iq1M>("IQ1_M"),
+    looked_up::<iq1::M>("IQ1_M"),
     fast::<few_bits::Digits>("TQ1_0"),
     fast::<few_bits::Ternary>("TQ2_0"),
     fast::<fp4::Mx>("MXFP4"),
@@ -136,18 +139,15 @@ trait Codes: 'static {
         if V::PERMUTES { Self::permuted(v, a, b) } else { [Self::ready(v, a), Self::ready(v, b)] }
     }
 
-    /// Codes `64 * part ..` of a unit, in the order of the weights.
+    /// Codes `64 * part ..` of a unit, in the order of the weights; of formats with a [`Codes::BOOK`] in the order that suits the instruction
+    /// set (see [`books`]), and where there are [`Codes::SIGNS`] without them and without the offset.
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes;
 
-    /// Whether codes are [`Codes::magnitudes`] with the signs in [`Ready`], plus the offset.
-    const SIGNS: bool = false;
+    /// Points of the codebook where codes are looked up; see [`looked_up`].
+    const BOOK: usize = 0;
 
-    /// Codes without offset and signs, for formats with [`Codes::SIGNS`]. Activations take the signs then, so that no offset has
-    /// to be made up for.
-    #[inline(always)]
-    fn magnitudes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
-        Self::codes(v, unit, ready, part)
-    }
+    /// Whether weights have signs, in [`Ready`]. Few activations take the signs, so that no offset has to be made up for.
+    const SIGNS: bool = false;
 
     /// What [`Codes::multiples`] multiplies the codes in each quarter of a register with: powers of two.
     const TIMES: [u8; 4] = [1; 4];
@@ -176,7 +176,7 @@ trait Codes: 'static {
 struct Ready<V: Simd> {
     /// A bit for each code.
     signs: V::Signs,
-    /// What [`Simd::find`] and [`Simd::find_short`] gave.
+    /// What [`Simd::find`](books::Books::find) and [`Simd::find_short`](books::Books::find_short) gave.
     found: [V::Bytes; 2],
 }
 

@@ -1,5 +1,6 @@
 //! Activations as products with quantized weights take them: 8-bit integers, scales, and the sums that offsets need.
 
+use super::MOST_FEW;
 use super::simd::{Kernel, Simd};
 use crate::Result;
 use crate::cpu::Isa;
@@ -17,6 +18,8 @@ pub(in crate::cpu) const UNIT: usize = 256;
 pub(in crate::cpu) struct Unit {
     /// `x / scale`, rounded to nearest: -127 to 127.
     pub(super) q: [u8; UNIT],
+    /// The same in fourths: all `4 i`, then all `4 i + 1` and so on; see [`super::books`]. Only where tokens are few.
+    pub(super) fourths: [u8; UNIT],
     /// Largest magnitude / 127.
     pub(super) scale: [f32; 8],
     /// `scale` times the sum of `q` in each group of 32, for what formats add to all weights of a group.
@@ -105,6 +108,7 @@ impl Kernel for Quantize<'_> {
     #[inline(always)]
     fn run<V: Simd>(self, v: V) {
         let start = (self.unit * UNIT).min(self.cols);
+        let few = self.out.len() <= MOST_FEW;
         for (i, out) in self.out.iter_mut().enumerate() {
             let row = if i < self.n { &self.x[i * self.cols + start..(i + 1) * self.cols] } else { &[] };
             if let Some(x) = row.first_chunk() {
@@ -113,6 +117,14 @@ impl Kernel for Quantize<'_> {
                 let mut x = [0.0; UNIT];
                 x[..row.len()].copy_from_slice(row);
                 quantize(v, &x, out);
+            }
+            if few {
+                let Unit { q, fourths, .. } = out;
+                for (p, fourth) in fourths.as_chunks_mut::<{ UNIT / 4 }>().0.iter_mut().enumerate() {
+                    for (to, from) in fourth.iter_mut().zip(q.as_chunks::<4>().0) {
+                        *to = from[p];
+                    }
+                }
             }
         }
     }

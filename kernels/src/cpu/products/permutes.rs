@@ -45,17 +45,21 @@ pub(super) trait Permutes: Registers {
         self.of_array(&self.to_array(b).map(|b| table[usize::from(b & 127)]))
     }
 
-    /// 64 entries of a table as 16-bit numbers, in two registers: `low` are the lower eight bits of their numbers, the others the low
-    /// bits of `high`, of which bits that no number needs are ignored.
+    /// 64 entries of a table of 16-bit numbers: their low bytes, then their high bytes. `low` are the lower eight bits of their numbers, the
+    /// others the low bits of `high`, of which bits that no number needs are ignored.
     #[inline(always)]
     fn entries<const N: usize>(self, table: &Halves<N>, low: Self::Bytes, high: Self::Bytes) -> [Self::Bytes; 2] {
         let (low, high) = (self.to_array(low), self.to_array(high));
         let number = |i: usize| (usize::from(low[i]) | usize::from(high[i]) << 8) % N;
-        let entries = |first: usize| {
-            let byte = |i: usize| table[i % 2][number(first + i / 2)];
-            self.of_array(&std::array::from_fn(byte))
-        };
-        [entries(0), entries(32)]
+        let entries = |half: usize| self.of_array(&std::array::from_fn(|i| table[half][number(i)]));
+        [entries(0), entries(1)]
+    }
+
+    /// Each byte of the first register before the same of the second.
+    #[inline(always)]
+    fn zip(self, both: [Self::Bytes; 2]) -> [Self::Bytes; 2] {
+        let both = both.map(|b| self.to_array(b));
+        [0, 32].map(|first| self.of_array(&std::array::from_fn(|i| both[i % 2][first + i / 2])))
     }
 
     /// Bits of two units, 32 bytes of each.
@@ -91,9 +95,11 @@ mod tests {
             let large: [[u8; 2048]; 2] = [7, 11].map(|x| std::array::from_fn(|i| (i * x / 3) as u8));
             out.extend(v.entries(&large, a, b).map(|b| v.to_array(b)));
             let all: &[u8; 64] = tables.first_chunk().expect("64");
+            out.extend(v.zip(entries).map(|b| v.to_array(b)));
             let [first, second] = v.signs_of_two(v.load(all, 0));
             for (signs, part) in [(first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, 3)] {
                 out.push(v.to_array(v.negate(signs, part, v.where_set(!0, 1))));
+                out.push(v.to_array(v.negate_fourths(signs, part, both)));
             }
         }
     }
@@ -105,7 +111,7 @@ mod tests {
             let bytes = std::array::from_fn(|_| (random.next() >> 32) as u8);
             let mut want = Vec::new();
             Scalar.enter(All(&bytes, &mut want));
-            assert_eq!(want.len(), 15);
+            assert_eq!(want.len(), 23);
             let mut got = Vec::new();
             if with_vbmi(Isa::Avx512Vbmi, All(&bytes, &mut got)).is_none() {
                 assert_eq!(want, got);

@@ -90,10 +90,6 @@ pub(super) trait Simd: Books + Permutes {
     fn words_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
     /// Shifted right as 32-bit numbers.
     fn words_right<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
-    /// Shifted left as 64-bit numbers.
-    fn longs_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
-    /// `b & mask` in each 64-bit number.
-    fn and_longs(self, b: Self::Bytes, mask: u64) -> Self::Bytes;
     /// `b & mask` in each 32-bit number.
     fn and_words(self, b: Self::Bytes, mask: u32) -> Self::Bytes;
     /// `a ^ b`.

@@ -6,6 +6,7 @@
 
 use super::Codes;
 use super::few::{MOST_BYTES, last_unit};
+use super::looked_up::codes_in_order;
 use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
@@ -82,6 +83,14 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
                 }
                 let eight = F::OFFSET == 128;
                 let ready = F::ready_of_one(v, bytes);
+                if F::BOOK > 0 {
+                    let [a, b, c, d] = codes_in_order::<V, F>(v, bytes, &ready);
+                    v.store(a, &mut codes[0][r]);
+                    v.store(b, &mut codes[1][r]);
+                    v.store(c, &mut codes[2][r]);
+                    v.store(d, &mut codes[3][r]);
+                    continue;
+                }
                 v.store(v.stored(eight, F::codes(v, bytes, &ready, 0)), &mut codes[0][r]);
                 v.store(v.stored(eight, F::codes(v, bytes, &ready, 1)), &mut codes[1][r]);
                 v.store(v.stored(eight, F::codes(v, bytes, &ready, 2)), &mut codes[2][r]);

@@ -3,23 +3,21 @@
 use super::super::books::{Books, Eights, Fours};
 use super::super::permutes::Permutes;
 use super::super::simd::{Simd, array};
-use super::{Pairs, Two, ones_where};
+use super::{Pairs, Two, TwoFloats, ones_where};
 use std::arch::x86_64::*;
 
-/// Eight numbers, in memory, whatever the compiler knows of them: it would move numbers out of a register one by one, which takes two
-/// instructions each, of which one is for the ports that shuffles need. (So it does where this is moved: it must stay where it was made.)
-pub(in crate::cpu::products) struct Numbers([u16; 8]);
+/// Eight numbers of 16 bits, which the compiler has to take apart as integers. (By itself it moves them out of the register one by one, two
+/// instructions each, of which one is for the ports that shuffles need. Through memory a load of two bytes for each had to
+/// wait for the store: on Zen 5 a quarter to a third of the time of IQ2_XXS and IQ3_XXS.)
+#[derive(Clone, Copy)]
+pub(in crate::cpu::products) struct Numbers([u64; 2]);
 
 impl Numbers {
-    #[inline(always)]
-    pub(in crate::cpu::products) fn zeros() -> Self {
-        Numbers([0; 8])
-    }
-
     /// The low bits of 16-bit numbers, `most` being a power of two less one.
     #[inline(always)]
-    pub(in crate::cpu::products) fn put(&mut self, x: __m128i, most: usize) {
-        now!(_mm_storeu_si128(self.0.as_mut_ptr().cast(), _mm_and_si128(x, _mm_set1_epi16(most as i16))));
+    pub(in crate::cpu::products) fn new(x: __m128i, most: usize) -> Self {
+        let x = now!(_mm_and_si128(x, _mm_set1_epi16(most as i16)));
+        Numbers([now!(_mm_cvtsi128_si64(x)), now!(_mm_extract_epi64::<1>(x))].map(|x| unknown(x as u64)))
     }
 
     /// `table[number i]`.
@@ -27,52 +25,134 @@ impl Numbers {
     /// # Safety
     /// The table is as long as numbers may be large.
     #[inline(always)]
-    unsafe fn entry<T>(&self, table: *const T, i: usize) -> *const T {
-        // SAFETY: an element of an array; the caller's promise.
-        unsafe { table.add((&raw const self.0[i]).read_volatile().into()) }
+    unsafe fn entry<T>(self, table: *const T, i: usize) -> *const T {
+        // SAFETY: the caller's promise.
+        unsafe { table.add(usize::from((self.0[i / 4] >> (16 * (i % 4))) as u16)) }
     }
 }
 
-/// Four points of eight bytes, each by a load of its own: those of numbers `i ..`.
+/// The same number, of which the compiler does not know where it comes from.
 #[inline(always)]
-pub(in crate::cpu::products) fn four_points<const N: usize>(book: &Eights<N>, at: &Numbers, i: usize) -> __m256i {
-    let table = book.points.as_ptr();
-    // SAFETY: elements of the book, since numbers are below `N`; used by the methods of `Pairs` and `Avx512` alone.
+fn unknown(mut x: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
+}
+
+/// Numbers that are bytes in memory: a load for each, of which the compiler is not to make larger ones.
+#[inline(always)]
+fn entry_at<T>(table: &[T; 256], unit: &[u8], at: usize) -> *const T {
+    // SAFETY: a borrowed byte.
+    let number = unsafe { (&raw const unit[at]).read_volatile() };
+    &raw const table[usize::from(number)]
+}
+
+/// Four points of eight bytes, each by a load of its own.
+#[inline(always)]
+fn four_of(at: [*const u64; 4]) -> __m256i {
+    let [a, b, c, d] = at.map(|at| at.cast::<f64>());
+    // SAFETY: elements of books; used by the methods of `Pairs` and `Avx512` alone.
     unsafe {
-        let two = |a: *const u64, b: *const u64| (a.cast::<f64>(), b.cast::<f64>());
-        let (a, b) = two(at.entry(table, i), at.entry(table, i + 1));
-        let low = _mm_loadh_pd(_mm_load_sd(a), b);
-        let (a, b) = two(at.entry(table, i + 2), at.entry(table, i + 3));
-        let high = _mm_loadh_pd(_mm_load_sd(a), b);
+        let (low, high) = (_mm_loadh_pd(_mm_load_sd(a), b), _mm_loadh_pd(_mm_load_sd(c), d));
         _mm256_castpd_si256(_mm256_set_m128d(high, low))
     }
 }
 
-/// Four points of four bytes: those of numbers `i ..`.
+/// Those of numbers `i ..`.
 #[inline(always)]
-fn four_short_points<const N: usize>(book: &Fours<N>, at: &Numbers, i: usize) -> __m128i {
+pub(in crate::cpu::products) fn four_points<const N: usize>(book: &Eights<N>, at: Numbers, i: usize) -> __m256i {
     let table = book.points.as_ptr();
-    // SAFETY: elements of the book, since numbers are below `N`; used by the methods of `Pairs` alone.
+    // SAFETY: numbers are below `N`.
+    unsafe { four_of([at.entry(table, i), at.entry(table, i + 1), at.entry(table, i + 2), at.entry(table, i + 3)]) }
+}
+
+/// Four points of four bytes. (The compiler would gather them: half as fast.)
+#[inline(always)]
+fn four_short_of([a, b, c, d]: [*const u32; 4]) -> __m128i {
+    // SAFETY: elements of books; used by the methods of `Pairs` alone.
     unsafe {
-        let (a, b) = (at.entry(table, i).read_volatile(), at.entry(table, i + 1).read_volatile());
-        let (c, d) = (at.entry(table, i + 2).read_volatile(), at.entry(table, i + 3).read_volatile());
+        let (a, b, c, d) = (a.read_volatile(), b.read_volatile(), c.read_volatile(), d.read_volatile());
         _mm_setr_epi32(a as i32, b as i32, c as i32, d as i32)
+    }
+}
+
+/// Those of numbers `i ..`.
+#[inline(always)]
+fn four_short_points<const N: usize>(book: &Fours<N>, at: Numbers, i: usize) -> __m128i {
+    let table = book.points.as_ptr();
+    // SAFETY: numbers are below `N`.
+    unsafe {
+        four_short_of([at.entry(table, i), at.entry(table, i + 1), at.entry(table, i + 2), at.entry(table, i + 3)])
+    }
+}
+
+/// Those of numbers in memory.
+#[inline(always)]
+fn four_short_at(book: &Fours<256>, unit: &[u8], at: usize) -> __m128i {
+    let table = &book.points;
+    four_short_of([
+        entry_at(table, unit, at),
+        entry_at(table, unit, at + 1),
+        entry_at(table, unit, at + 2),
+        entry_at(table, unit, at + 3),
+    ])
+}
+
+/// The same of points of eight bytes.
+#[inline(always)]
+fn four_at(book: &Eights<256>, unit: &[u8], at: usize) -> __m256i {
+    let table = &book.points;
+    four_of([
+        entry_at(table, unit, at),
+        entry_at(table, unit, at + 1),
+        entry_at(table, unit, at + 2),
+        entry_at(table, unit, at + 3),
+    ])
+}
+
+/// 16 numbers of four bits as bytes.
+#[inline(always)]
+pub(in crate::cpu::products) fn nibbles_as_bytes(bytes: &[u8; 8]) -> __m128i {
+    // SAFETY: used by the methods of `Pairs` and `Wide` alone; eight bytes.
+    unsafe {
+        let x = _mm_cvtepu8_epi16(_mm_loadl_epi64(bytes.as_ptr().cast()));
+        _mm_and_si128(_mm_or_si128(x, _mm_slli_epi16::<4>(x)), _mm_set1_epi8(15))
     }
 }
 
 /// The numbers of one of four parts.
 #[inline(always)]
-fn put_numbers<const N: usize>(at: &mut Numbers, x: Two, part: usize) {
+fn numbers_of<const N: usize>(x: Two, part: usize) -> Numbers {
     const { assert!(N.is_power_of_two()) };
     let half = if part < 2 { x.0 } else { x.1 };
     if part.is_multiple_of(2) {
-        at.put(now!(_mm256_castsi256_si128(half)), N - 1);
+        Numbers::new(now!(_mm256_castsi256_si128(half)), N - 1)
     } else {
-        at.put(now!(_mm256_extracti128_si256::<1>(half)), N - 1);
+        Numbers::new(now!(_mm256_extracti128_si256::<1>(half)), N - 1)
     }
 }
 
+/// For 16 numbers: number `i / 4` of 16 bytes, from `first`, `each` bytes long.
+#[inline(always)]
+fn field_places(each: usize, first: usize) -> __m256i {
+    let at: [u8; 32] = std::array::from_fn(|i| match (each, i % 2) {
+        (1, 1) => 0x80,
+        _ => (first + i / 8 * each + i % 2) as u8,
+    });
+    now!(_mm256_loadu_si256(at.as_ptr().cast()))
+}
+
+/// Lanes of four sums for 32 weights, of each of two: two of eight sums for each.
+#[inline(always)]
+fn sums_of_eight(a: __m256i, b: __m256i) -> __m256i {
+    // Sums of four products of at most 64 and 127 fit 16 bits.
+    now!(_mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1)))
+}
+
 impl<const VNNI: bool> Books for Pairs<VNNI> {
+    /// None: what is here for parts in fourths is not fast.
+    const MOST_BY_DIGITS: usize = 0;
+
     #[inline(always)]
     fn widen_half(self, b: Two) -> Two {
         Two(
@@ -86,6 +166,31 @@ impl<const VNNI: bool> Books for Pairs<VNNI> {
         let places = now!(_mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
         let b = both!(Two, |b| _mm256_permutevar8x32_epi32(b, places));
         Two(now!(_mm256_permute2x128_si256::<0x20>(b.0, b.1)), now!(_mm256_permute2x128_si256::<0x31>(b.0, b.1)))
+    }
+
+    #[inline(always)]
+    fn fields<const EACH: usize>(self, unit: &[u8], at: usize, times: [u16; 4]) -> Two {
+        let source = if EACH == 1 {
+            now!(_mm256_set1_epi64x(i64::from_le_bytes(*array(unit, at))))
+        } else {
+            let all: &[u8; 16] = array(unit, at);
+            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(all.as_ptr().cast())))
+        };
+        let [a, b, c, d] = times.map(u64::from);
+        let times = now!(_mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64));
+        let places = Two(field_places(EACH, 0), field_places(EACH, 4 * EACH));
+        both!(Two, |places| _mm256_mullo_epi16(_mm256_shuffle_epi8(source, places), times))
+    }
+
+    #[inline(always)]
+    fn with_ninth_bits(self, numbers: Two, bits: u32) -> Two {
+        let each =
+            now!(_mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768));
+        let bits = Two(now!(_mm256_set1_epi16(bits as i16)), now!(_mm256_set1_epi16((bits >> 16) as i16)));
+        both!(Two, |numbers, bits| {
+            let ones = _mm256_cmpeq_epi16(_mm256_and_si256(bits, each), each);
+            _mm256_or_si256(numbers, _mm256_and_si256(ones, _mm256_set1_epi16(256)))
+        })
     }
 
     #[inline(always)]
@@ -118,25 +223,80 @@ impl<const VNNI: bool> Books for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn points<const N: usize>(self, book: &Eights<N>, found: Two, part: usize) -> Two {
-        let mut at = Numbers::zeros();
-        put_numbers::<N>(&mut at, found, part);
-        Two(four_points(book, &at, 0), four_points(book, &at, 4))
+    fn negate_fourths(self, signs: Two, part: usize, b: Two) -> Two {
+        let signs = [signs.0, signs.1].map(|half| self.to_array(Two(half, half)));
+        let places = std::array::from_fn(|i| {
+            let weight = 4 * i + part;
+            if signs[weight / 128][weight % 128 / 8] >> (weight % 8) & 1 == 1 { 0xff } else { 1 }
+        });
+        let signs = self.of_array(&places);
+        both!(Two, |b, signs| _mm256_sign_epi8(b, signs))
     }
 
     #[inline(always)]
-    fn find_short<const N: usize>(self, _: &Fours<N>, points: Two) -> Two {
+    fn points<const N: usize>(self, book: &Eights<N>, found: Two, part: usize) -> Two {
+        let at = numbers_of::<N>(found, part);
+        Two(four_points(book, at, 0), four_points(book, at, 4))
+    }
+
+    #[inline(always)]
+    fn points_at(self, book: &Eights<256>, unit: &[u8], at: usize) -> Two {
+        Two(four_at(book, unit, at), four_at(book, unit, at + 8))
+    }
+
+    #[inline(always)]
+    fn short_points_at(self, book: &Fours<256>, unit: &[u8], at: usize) -> Two {
+        let first = (four_short_at(book, unit, at), four_short_at(book, unit, at + 4));
+        let second = (four_short_at(book, unit, at + 8), four_short_at(book, unit, at + 12));
+        Two(now!(_mm256_set_m128i(first.1, first.0)), now!(_mm256_set_m128i(second.1, second.0)))
+    }
+
+    #[inline(always)]
+    fn find_short<const N: usize>(self, _: &Fours<N>, points: [Two; 2]) -> [Two; 2] {
         points
     }
 
     #[inline(always)]
     fn short_points<const N: usize>(self, book: &Fours<N>, found: Two, half: usize) -> Two {
-        let (mut a, mut b) = (Numbers::zeros(), Numbers::zeros());
-        put_numbers::<N>(&mut a, found, 2 * half);
-        put_numbers::<N>(&mut b, found, 2 * half + 1);
-        let first = (four_short_points(book, &a, 0), four_short_points(book, &a, 4));
-        let second = (four_short_points(book, &b, 0), four_short_points(book, &b, 4));
+        let (a, b) = (numbers_of::<N>(found, 2 * half), numbers_of::<N>(found, 2 * half + 1));
+        let first = (four_short_points(book, a, 0), four_short_points(book, a, 4));
+        let second = (four_short_points(book, b, 0), four_short_points(book, b, 4));
         Two(now!(_mm256_set_m128i(first.1, first.0)), now!(_mm256_set_m128i(second.1, second.0)))
+    }
+
+    #[inline(always)]
+    fn level(self, digits: Two, from: usize, by_digit: &[u8; 64], levels: u8) -> Two {
+        let digits = both!(Two, |digits| _mm256_srl_epi16(digits, _mm_cvtsi32_si128(from as i32)));
+        self.lookup(array(by_digit, 0), self.and(digits, levels - 1))
+    }
+
+    #[inline(always)]
+    fn interleave(self, fourths: [Two; 4]) -> [Two; 4] {
+        let fourths = fourths.map(|b| self.to_array(b));
+        [0, 1, 2, 3].map(|part| self.of_array(&std::array::from_fn(|i| fourths[i % 4][16 * part + i / 4])))
+    }
+
+    #[inline(always)]
+    fn sixteens(self, [a, b, c, d]: [Two; 4]) -> Two {
+        let first = now!(_mm256_hadd_epi32(sums_of_eight(a.0, a.1), sums_of_eight(b.0, b.1)));
+        let second = now!(_mm256_hadd_epi32(sums_of_eight(c.0, c.1), sums_of_eight(d.0, d.1)));
+        // The first halves of 32 weights are in the first half of the register.
+        let places = now!(_mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        Two(now!(_mm256_permutevar8x32_epi32(first, places)), now!(_mm256_permutevar8x32_epi32(second, places)))
+    }
+
+    #[inline(always)]
+    fn nibbles(self, bytes: &[u8; 8]) -> TwoFloats {
+        let x = nibbles_as_bytes(bytes);
+        self.to_floats(Two(now!(_mm256_cvtepu8_epi32(x)), now!(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(x)))))
+    }
+
+    #[inline(always)]
+    fn twice(self, x: TwoFloats) -> TwoFloats {
+        TwoFloats(
+            now!(_mm256_permutevar8x32_ps(x.0, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))),
+            now!(_mm256_permutevar8x32_ps(x.0, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))),
+        )
     }
 }
 

@@ -1,15 +1,12 @@
-//! Lookups with AVX-512: with VBMI as [`permuted`](super::super::permuted) prepares them, otherwise small codebooks by permutations of
-//! digits, large ones by single loads.
+//! Lookups with AVX-512: with VBMI as [`Codes::permuted`](super::super::Codes::permuted) prepares them, otherwise small codebooks by
+//! permutations of digits, large ones by single loads.
 
-use super::super::avx2::{Numbers, four_points, hidden};
+use super::super::avx2::{Numbers, four_points, nibbles_as_bytes};
 use super::super::books::{Books, Eights, Fours};
 use super::super::permutes::Permutes;
 use super::super::simd::{Lines, Simd, array};
 use super::Wide;
 use std::arch::x86_64::*;
-
-/// Most points of eight weights whose digits are permuted; more are loaded one by one, which takes as long for any number.
-const MOST_PERMUTED: usize = 512;
 
 /// `table[at]` for 16-bit numbers: 64 entries by one permutation, of which the numbers' upper bits choose.
 #[inline(always)]
@@ -60,53 +57,42 @@ unsafe fn sixty_four(table: *const u16, at: __m512i) -> __m512i {
     unsafe { _mm512_permutex2var_epi16(_mm512_loadu_si512(table.cast()), at, _mm512_loadu_si512(table.add(32).cast())) }
 }
 
-/// Four masks by a store and loads. (What the compiler makes of it otherwise are two instructions for each number and one
-/// for each quarter, all for the ports that lookups need.)
+/// For 16-bit numbers in quarters of a register, number `i / 4` of 16 bytes, `each` bytes long.
 #[inline(always)]
-fn through_memory(x: __m256i) -> [u64; 4] {
-    let mut to = [0u64; 4];
-    // SAFETY: 32 bytes; used by the methods of `Wide` alone.
-    unsafe {
-        _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
-        *hidden(&raw const to)
-    }
+fn field_places(each: usize) -> __m512i {
+    let at: [u8; 64] = std::array::from_fn(|i| match (each, i % 2) {
+        (1, 1) => 0x80,
+        _ => (i / 8 * each + i % 2) as u8,
+    });
+    now!(_mm512_loadu_si512(at.as_ptr().cast()))
 }
 
-/// Word `first + i / EACH` in place `i`.
-const fn repeated<const EACH: usize>(first: usize) -> [u16; 32] {
-    let mut at = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        at[i] = (first + i / EACH) as u16;
-        i += 1;
-    }
-    at
-}
-static EACH_FOUR_TIMES: Lines<[[u16; 32]; 4]> =
-    Lines([repeated::<4>(0), repeated::<4>(8), repeated::<4>(16), repeated::<4>(24)]);
-static EACH_TWICE: Lines<[[u16; 32]; 2]> = Lines([repeated::<2>(0), repeated::<2>(16)]);
-
-/// Where digits of two bits of a point begin, in a 64-bit number that holds it four times; of three bits, of two points, each twice.
-static TWOS: Lines<[u8; 64]> = Lines(digits_at(2, 0));
-static THREES: Lines<[u8; 64]> = Lines(digits_at(3, 20));
-
-const fn digits_at(bits: usize, gap: usize) -> [u8; 64] {
+/// Each byte of 32 twice.
+static EACH_TWICE: Lines<[u8; 64]> = {
     let mut at = [0; 64];
     let mut i = 0;
     while i < 64 {
-        at[i] = (bits * (i % 8) + gap * (i % 8 / 4)) as u8;
+        at[i] = (i / 2) as u8;
         i += 1;
     }
-    at
-}
+    Lines(at)
+};
 
-/// Enough for digits alone.
-#[inline(always)]
-fn sixteen(levels: &[u8; 64]) -> &[u8; 16] {
-    array(levels, 0)
-}
+/// Of signs that are there twice, those of eight points, eight times each: places in quarters that are all the same.
+static EIGHT_TIMES: Lines<[u8; 64]> = {
+    let mut at = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        at[i] = (2 * (i / 8)) as u8;
+        i += 1;
+    }
+    Lines(at)
+};
 
 impl<const VBMI: bool> Books for Wide<VBMI> {
+    /// Without permutations of bytes, larger books are loaded point by point, which takes as long for any number.
+    const MOST_BY_DIGITS: usize = if VBMI { usize::MAX } else { 512 };
+
     #[inline(always)]
     fn widen_half(self, b: __m512i) -> __m512i {
         now!(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(b)))
@@ -119,14 +105,32 @@ impl<const VBMI: bool> Books for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn signs(self, bytes: &[u8], at: usize) -> [u64; 4] {
-        let long = |i: usize| u64::from_le_bytes(*array(bytes, at + 8 * i));
-        [long(0), long(1), long(2), long(3)]
+    fn fields<const EACH: usize>(self, unit: &[u8], at: usize, times: [u16; 4]) -> __m512i {
+        let source = if EACH == 1 {
+            now!(_mm512_set1_epi64(i64::from_le_bytes(*array(unit, at))))
+        } else {
+            let all: &[u8; 16] = array(unit, at);
+            now!(_mm512_broadcast_i32x4(_mm_loadu_si128(all.as_ptr().cast())))
+        };
+        let [a, b, c, d] = times.map(u64::from);
+        let times = now!(_mm512_set1_epi64((a | b << 16 | c << 32 | d << 48) as i64));
+        now!(_mm512_mullo_epi16(_mm512_shuffle_epi8(source, field_places(EACH)), times))
     }
 
     #[inline(always)]
-    fn half_as_signs(self, b: __m512i, half: usize) -> [u64; 4] {
-        through_memory(if half == 0 {
+    fn with_ninth_bits(self, numbers: __m512i, bits: u32) -> __m512i {
+        now!(_mm512_mask_add_epi16(numbers, bits, numbers, _mm512_set1_epi16(256)))
+    }
+
+    #[inline(always)]
+    fn signs(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 32] = array(bytes, at);
+        self.each_twice(now!(_mm256_loadu_si256(bytes.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn half_as_signs(self, b: __m512i, half: usize) -> __m512i {
+        self.each_twice(if half == 0 {
             now!(_mm512_castsi512_si256(b))
         } else {
             now!(_mm512_extracti64x4_epi64::<1>(b))
@@ -134,88 +138,151 @@ impl<const VBMI: bool> Books for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn low_bytes_as_signs(self, b: __m512i) -> [u64; 4] {
-        through_memory(now!(_mm512_cvtepi16_epi8(b)))
+    fn low_bytes_as_signs(self, b: __m512i) -> __m512i {
+        let low = now!(_mm512_and_si512(b, _mm512_set1_epi16(0xff)));
+        now!(_mm512_or_si512(low, _mm512_slli_epi16::<8>(low)))
     }
 
     #[inline(always)]
-    fn negate(self, signs: [u64; 4], part: usize, b: __m512i) -> __m512i {
-        now!(_mm512_mask_sub_epi8(b, signs[part], _mm512_setzero_si512(), b))
+    fn negate(self, signs: __m512i, part: usize, b: __m512i) -> __m512i {
+        let quarter = match part {
+            0 => now!(_mm512_shuffle_i64x2::<0x00>(signs, signs)),
+            1 => now!(_mm512_shuffle_i64x2::<0x55>(signs, signs)),
+            2 => now!(_mm512_shuffle_i64x2::<0xaa>(signs, signs)),
+            _ => now!(_mm512_shuffle_i64x2::<0xff>(signs, signs)),
+        };
+        let signs = now!(_mm512_shuffle_epi8(quarter, self.of_array(&EIGHT_TIMES)));
+        let mask = now!(_mm512_test_epi8_mask(signs, _mm512_set1_epi64(0x8040_2010_0804_0201u64 as i64)));
+        now!(_mm512_mask_sub_epi8(b, mask, _mm512_setzero_si512(), b))
+    }
+
+    /// Eight signs are there twice: the bits of the lower four weights, then those of the upper four.
+    #[inline(always)]
+    fn negate_fourths(self, signs: __m512i, part: usize, b: __m512i) -> __m512i {
+        let bits = (0x1001u16 << part) as i16;
+        let mask = now!(_mm512_test_epi8_mask(signs, _mm512_set1_epi16(bits)));
+        now!(_mm512_mask_sub_epi8(b, mask, _mm512_setzero_si512(), b))
     }
 
     #[inline(always)]
     fn find<const N: usize>(self, book: &Eights<N>, points: __m512i) -> __m512i {
-        if N > MOST_PERMUTED { points } else { permuted(&book.digits, points) }
+        if N > Self::MOST_BY_DIGITS { points } else { permuted(&book.digits, points) }
     }
 
     #[inline(always)]
     fn points<const N: usize>(self, book: &Eights<N>, found: __m512i, part: usize) -> __m512i {
-        if VBMI {
-            return self.levels(found, &EACH_FOUR_TIMES[part], &TWOS, &book.levels);
-        }
-        if N > MOST_PERMUTED {
-            let eight = match part {
-                0 => now!(_mm512_castsi512_si128(found)),
-                1 => now!(_mm512_extracti32x4_epi32::<1>(found)),
-                2 => now!(_mm512_extracti32x4_epi32::<2>(found)),
-                _ => now!(_mm512_extracti32x4_epi32::<3>(found)),
-            };
-            const { assert!(N.is_power_of_two()) };
-            let mut at = Numbers::zeros();
-            at.put(eight, N - 1);
-            let (low, high) = (four_points(book, &at, 0), four_points(book, &at, 4));
-            return now!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high));
-        }
-        self.lookup(sixteen(&book.levels), self.digits(found, part))
+        let eight = match part {
+            0 => now!(_mm512_castsi512_si128(found)),
+            1 => now!(_mm512_extracti32x4_epi32::<1>(found)),
+            2 => now!(_mm512_extracti32x4_epi32::<2>(found)),
+            _ => now!(_mm512_extracti32x4_epi32::<3>(found)),
+        };
+        const { assert!(N.is_power_of_two()) };
+        let at = Numbers::new(eight, N - 1);
+        let (low, high) = (four_points(book, at, 0), four_points(book, at, 4));
+        now!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+    }
+
+    /// Small books are looked up by digits.
+    fn points_at(self, _: &Eights<256>, unit: &[u8], at: usize) -> __m512i {
+        const { assert!(256 <= Self::MOST_BY_DIGITS) };
+        self.load(unit, at)
+    }
+
+    /// As above.
+    fn short_points_at(self, _: &Fours<256>, unit: &[u8], at: usize) -> __m512i {
+        const { assert!(256 <= Self::MOST_BY_DIGITS) };
+        self.load(unit, at)
     }
 
     #[inline(always)]
-    fn find_short<const N: usize>(self, book: &Fours<N>, points: __m512i) -> __m512i {
-        permuted(&book.digits, points)
+    fn find_short<const N: usize>(self, book: &Fours<N>, points: [__m512i; 2]) -> [__m512i; 2] {
+        let (a, b) = (permuted(&book.digits, points[0]), permuted(&book.digits, points[1]));
+        [
+            self.join_halves(now!(_mm512_cvtepi16_epi8(a)), now!(_mm512_cvtepi16_epi8(b))),
+            self.join_halves(
+                now!(_mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(a))),
+                now!(_mm512_cvtepi16_epi8(_mm512_srli_epi16::<8>(b))),
+            ),
+        ]
+    }
+
+    /// All books of four weights are small.
+    #[inline(always)]
+    fn short_points<const N: usize>(self, _: &Fours<N>, found: __m512i, _: usize) -> __m512i {
+        const { assert!(N <= Self::MOST_BY_DIGITS) };
+        found
     }
 
     #[inline(always)]
-    fn short_points<const N: usize>(self, book: &Fours<N>, found: __m512i, half: usize) -> __m512i {
+    fn level(self, digits: __m512i, from: usize, by_digit: &[u8; 64], levels: u8) -> __m512i {
+        let digits = now!(_mm512_srl_epi16(digits, _mm_cvtsi32_si128(from as i32)));
         if VBMI {
-            return self.levels(found, &EACH_TWICE[half], &THREES, &book.levels);
+            // Bits above a digit do not matter, since levels are repeated.
+            now!(_mm512_permutexvar_epi8(digits, self.of_array(by_digit)))
+        } else {
+            self.lookup(array(by_digit, 0), self.and(digits, levels - 1))
         }
-        let shifts = now!(_mm512_set1_epi32(0x0006_0000));
-        let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_TWICE[half]), found));
-        let pairs = now!(_mm512_srlv_epi16(words, shifts));
-        self.lookup(sixteen(&book.levels), self.one_a_byte(pairs, now!(_mm512_slli_epi16::<5>(pairs)), 7))
+    }
+
+    #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let (ab, ab2) = (now!(_mm512_unpacklo_epi8(a, b)), now!(_mm512_unpackhi_epi8(a, b)));
+        let (cd, cd2) = (now!(_mm512_unpacklo_epi8(c, d)), now!(_mm512_unpackhi_epi8(c, d)));
+        // Each holds 16 weights of every 64.
+        let first = now!(_mm512_unpacklo_epi16(ab, cd));
+        let second = now!(_mm512_unpackhi_epi16(ab, cd));
+        let third = now!(_mm512_unpacklo_epi16(ab2, cd2));
+        let fourth = now!(_mm512_unpackhi_epi16(ab2, cd2));
+        let low = now!(_mm512_shuffle_i64x2::<0x44>(first, second)); // quarters 0, 1 of both
+        let high = now!(_mm512_shuffle_i64x2::<0xee>(first, second));
+        let low2 = now!(_mm512_shuffle_i64x2::<0x44>(third, fourth));
+        let high2 = now!(_mm512_shuffle_i64x2::<0xee>(third, fourth));
+        [
+            now!(_mm512_shuffle_i64x2::<0x88>(low, low2)),
+            now!(_mm512_shuffle_i64x2::<0xdd>(low, low2)),
+            now!(_mm512_shuffle_i64x2::<0x88>(high, high2)),
+            now!(_mm512_shuffle_i64x2::<0xdd>(high, high2)),
+        ]
+    }
+
+    #[inline(always)]
+    fn sixteens(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        // Sums of four products of at most 64 and 127 fit 16 bits.
+        let ones = now!(_mm512_set1_epi16(1));
+        let ab = now!(_mm512_castsi512_ps(_mm512_madd_epi16(_mm512_packs_epi32(a, b), ones)));
+        let cd = now!(_mm512_castsi512_ps(_mm512_madd_epi16(_mm512_packs_epi32(c, d), ones)));
+        let even = now!(_mm512_castps_si512(_mm512_shuffle_ps::<0x88>(ab, cd)));
+        let odd = now!(_mm512_castps_si512(_mm512_shuffle_ps::<0xdd>(ab, cd)));
+        let sums = now!(_mm512_add_epi32(even, odd)); // of each quarter of a part, then of the next parts
+        let places = now!(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        now!(_mm512_permutexvar_epi32(places, sums))
+    }
+
+    #[inline(always)]
+    fn nibbles(self, bytes: &[u8; 8]) -> __m512 {
+        self.to_floats(now!(_mm512_cvtepu8_epi32(nibbles_as_bytes(bytes))))
+    }
+
+    #[inline(always)]
+    fn twice(self, x: __m512) -> __m512 {
+        now!(_mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), x))
     }
 }
 
 impl<const VBMI: bool> Wide<VBMI> {
-    /// 64 levels by the digits of points, which are spread first. (Bits above a digit do not matter: levels are repeated.)
+    /// 32 bytes, each twice.
     #[inline(always)]
-    fn levels(self, found: __m512i, each: &[u16; 32], at: &[u8; 64], levels: &[u8; 64]) -> __m512i {
-        let digits = self.bits_from(now!(_mm512_permutexvar_epi16(self.numbers(each), found)), at);
-        now!(_mm512_permutexvar_epi8(digits, self.of_array(levels)))
+    fn each_twice(self, b: __m256i) -> __m512i {
+        if VBMI {
+            now!(_mm512_permutexvar_epi8(self.of_array(&EACH_TWICE), _mm512_castsi256_si512(b)))
+        } else {
+            self.low_bytes_as_signs(now!(_mm512_cvtepu8_epi16(b)))
+        }
     }
 
-    /// The digits of two bits of eight points.
     #[inline(always)]
-    fn digits(self, found: __m512i, part: usize) -> __m512i {
-        // Digits 0 and 1, 2 and 3, ... of each point, then each in a byte of its own.
-        let shifts = now!(_mm512_set1_epi64(0x000c_0008_0004_0000));
-        let words = now!(_mm512_permutexvar_epi16(self.numbers(&EACH_FOUR_TIMES[part]), found));
-        let pairs = now!(_mm512_srlv_epi16(words, shifts));
-        self.one_a_byte(pairs, now!(_mm512_slli_epi16::<6>(pairs)), 3)
-    }
-
-    /// Low bytes of 16-bit numbers, and high bytes of others, as far as the mask says.
-    #[inline(always)]
-    fn one_a_byte(self, low: __m512i, high: __m512i, mask: i16) -> __m512i {
-        now!(_mm512_or_si512(
-            _mm512_and_si512(low, _mm512_set1_epi16(mask)),
-            _mm512_and_si512(high, _mm512_set1_epi16(mask << 8))
-        ))
-    }
-
-    /// 32 of them.
-    #[inline(always)]
-    fn numbers(self, x: &[u16; 32]) -> __m512i {
-        now!(_mm512_loadu_si512(x.as_ptr().cast()))
+    fn join_halves(self, a: __m256i, b: __m256i) -> __m512i {
+        now!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
     }
 }

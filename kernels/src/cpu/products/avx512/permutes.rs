@@ -1,6 +1,5 @@
 //! Permutations of bytes with AVX-512 VBMI.
 
-use super::super::avx2::hidden;
 use super::super::permutes::{Halves, Permutes};
 use super::super::simd::Lines;
 use super::Wide;
@@ -122,14 +121,16 @@ impl<const VBMI: bool> Permutes for Wide<VBMI> {
     fn entries<const N: usize>(self, table: &Halves<N>, low: __m512i, high: __m512i) -> [__m512i; 2] {
         let further = |bit: i8| now!(_mm512_test_epi8_mask(high, _mm512_set1_epi8(bit)));
         let masks = [now!(_mm512_movepi8_mask(low)), further(1), further(2), further(4)];
-        let (low, high) = (of_all(&table[0], low, masks), of_all(&table[1], low, masks));
-        INTERLEAVED.each_ref().map(|places| self.bytes_from(low, high, places))
+        [of_all(&table[0], low, masks), of_all(&table[1], low, masks)]
     }
 
     #[inline(always)]
-    fn signs_of_two(self, b: __m512i) -> [[u64; 4]; 2] {
-        let mut to = [[0u64; 4]; 2];
-        now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), b));
-        now!(*hidden(&raw const to))
+    fn zip(self, [a, b]: [__m512i; 2]) -> [__m512i; 2] {
+        [self.bytes_from(a, b, &INTERLEAVED[0]), self.bytes_from(a, b, &INTERLEAVED[1])]
+    }
+
+    #[inline(always)]
+    fn signs_of_two(self, b: __m512i) -> [__m512i; 2] {
+        self.zip([b; 2])
     }
 }
