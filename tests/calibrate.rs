@@ -5,9 +5,14 @@
 mod common;
 
 use common::{TestCheckpoint, arg, experts, fails, fixture, ok, tensors};
+use qconv::calibrate::{self, Calibration, Wanted};
+use qconv::model::Model;
+use qconv::ui::Ui;
+use qconv_formats::block;
 use qconv_formats::gguf::Gguf;
 use qconv_formats::imatrix::Imatrix;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Runs `qconv calibrate` where the text lies, so that it is called as in the fixture.
 fn calibrate(model: &Path, text: &str, out: &Path, rest: &[&str]) {
@@ -167,4 +172,51 @@ fn calibration_and_quantization_in_one_run_give_the_bytes_of_two() {
     fails(&[&args[..], &["--part", "1/2"]].concat(), 2, &["--part", "qconv calibrate"]);
     fails(&[&args[..], &["--imatrix", arg(&matrix)]].concat(), 2, &["--imatrix"]);
     assert!(!out.exists());
+}
+
+/// A text goes through a changed model block by block; where the change is none, the same is seen.
+#[test]
+fn block_by_block_is_seen_what_a_run_shows() {
+    let (text, mut compared) = (fixture("texts/stories.txt"), 0);
+    for model in [fixture("models/stories260k"), fixture("models/prose-4m")] {
+        let mut model = Model::open(&model, &mut Vec::new()).unwrap();
+        let ui = Ui::muted();
+        let request = calibrate::Request {
+            file: &text,
+            ctx: Some(96),
+            chunks: Some(5),
+            skip: 0,
+            parse_special: false,
+            from: calibrate::Activations::default(),
+            computing: qconv::backend::BackendArgs::default(),
+            flags: "--",
+        };
+        let text = Calibration::read(&model, &request, &ui).unwrap();
+        let all = |model: &Model| calibrate::collect(model, &text, false, &ui).unwrap().matrix;
+        let whole = all(&model);
+        assert!(whole.entries.len() >= 7 * 4);
+        let names: Vec<&str> = whole.entries.keys().map(String::as_str).collect();
+        // Sums of the two parts of the text, which have every chunk once.
+        let wanted = Wanted { names: &names, hessians: false, parts: &|chunk| text.parts(chunk) };
+        let mut came = 0;
+        calibrate::channel_sums(&model, &text, &wanted, &ui, &mut |name, [search, judge]| {
+            let entry = &whole.entries[name];
+            let root = entry.means().iter().map(|x| x.sqrt()).collect::<Vec<_>>();
+            let largest = search.largest().iter().zip(judge.largest()).map(|(a, b)| a.max(*b));
+            assert!(largest.zip(&root).all(|(largest, root)| largest >= *root), "{name}");
+            let absolute = search.mean_absolute().into_iter().zip(judge.mean_absolute());
+            assert!(absolute.zip(&root).all(|((a, b), root)| (4.0 * a + b) / 5.0 <= root * 1.0001), "{name}");
+            came += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(came, names.len());
+        // What is changed becomes F32; BF16 is multiplied with rounded activations.
+        if model.tensor("blk.1.attn_v.weight").unwrap().format == &block::F32 {
+            model.edit_rows("blk.1.attn_v.weight", Arc::new(|_: &mut [f32]| ())).unwrap();
+            assert!(all(&model) == whole);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 1);
 }

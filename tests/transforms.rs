@@ -181,3 +181,34 @@ fn methods_that_see_a_text_ask_for_it() {
     let args = ["convert", common::arg(&model), "-t", "q4_0", "--method", "nf4", "-o", "/nonexistent/x.gguf"];
     common::fails(&args, 2, &["hold no NF4"]);
 }
+
+/// One half of a block at a time: eight more layers take far less memory than their moments would.
+#[test]
+fn awq_holds_the_moments_of_one_layer() {
+    const HIDDEN: usize = 1024;
+    let (dir, text) = (tempfile::tempdir().unwrap(), common::fixture("texts/stories.txt"));
+    let peak = |layers: usize| {
+        let mut c = common::TestCheckpoint::llama(&dir.path().join(format!("{layers}")));
+        c.config["intermediate_size"] = HIDDEN.into();
+        c.config["num_hidden_layers"] = layers.into();
+        for (name, shape) in [("gate", [HIDDEN, 64]), ("up", [HIDDEN, 64]), ("down", [64, HIDDEN])] {
+            c.tensors.remove(&format!("model.layers.0.mlp.{name}_proj.weight"));
+            c.add(&format!("model.layers.0.mlp.{name}_proj.weight"), &shape);
+        }
+        let first: Vec<_> = c.tensors.iter().filter(|(name, _)| name.contains(".layers.0.")).collect();
+        let first: Vec<_> = first.into_iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        for layer in 1..layers {
+            let name = |name: &str| name.replace(".layers.0.", &format!(".layers.{layer}."));
+            c.tensors.extend(first.iter().map(|(n, tensor)| (name(n), tensor.clone())));
+        }
+        c.write();
+        let file = dir.path().join("file.gguf");
+        let args = ["convert", common::arg(&c.folder), "-t", "q4_0", "--method", "awq", "--json", "-q", "-f"];
+        let seen = ["--calibration", common::arg(&text), "--calibration-ctx", "64", "--calibration-chunks", "4"];
+        let told = common::ok(&[&args[..], &seen, &["-o", common::arg(&file)]].concat());
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()["peak_memory"].as_u64()
+    };
+    let (Some(two), Some(ten)) = (peak(2), peak(10)) else { return }; // the system does not tell
+    let moments = 8 * 2 * (HIDDEN * HIDDEN * 8) as u64; // of `down`, of both parts of the text
+    assert!(ten < two + moments / 4, "{two} bytes with two layers, {ten} with ten, whose moments are {moments} more");
+}

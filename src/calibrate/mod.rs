@@ -7,15 +7,15 @@ mod channels;
 mod collect;
 mod damage;
 mod hessian;
-mod states;
+mod passage;
 mod statistics;
 mod text;
 
-pub use channels::{ChannelSums, channel_sums};
+pub use channels::{ChannelSums, Receive, Wanted, channel_sums};
 pub use collect::Collector;
 pub use damage::not_finite;
 pub use hessian::Hessian;
-pub use states::States;
+pub use passage::{Follower, Passage};
 pub use statistics::{TensorStatistics, statistics};
 pub use text::{Activations, Calibration, Collected, Request, collect};
 

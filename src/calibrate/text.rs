@@ -1,11 +1,11 @@
 //! A text in chunks of tokens, ready to run through a model.
 
-use super::{Collector, Options, run};
+use super::{Collector, Follower, Options, Passage, run};
 use crate::backend::{self, BackendArgs, Sizes, Task};
-use crate::engine::{Engine, Observer};
+use crate::engine::{Engine, Inputs, Observer, Replaced};
 use crate::error::caller;
 use crate::eval;
-use crate::model::Model;
+use crate::model::{Model, ModelTensor};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::ui::Ui;
 use anyhow::Result;
@@ -112,15 +112,12 @@ impl Calibration {
         Ok(Calibration { file: request.file.to_owned(), ctx, chunks, from, computing })
     }
 
-    /// Most of the text to search on, and every fourth chunk to judge on what was found; of a single chunk that one twice.
-    pub fn parts(&self) -> (Calibration, Calibration) {
+    /// Whether a chunk is one to search on, and whether it is one to judge on what was found: every fourth is held back for that; of
+    /// two or three the last, and a single one is for both.
+    pub fn parts(&self, chunk: usize) -> [bool; 2] {
         let n = self.chunks.len();
-        let held = |i: usize| if n < 4 { i + 1 == n } else { i % 4 == 3 };
-        let part = |wanted: &dyn Fn(usize) -> bool| {
-            let chunks = (0..n).filter(|&i| n == 1 || wanted(i)).map(|i| self.chunks[i].clone());
-            Calibration { chunks: chunks.collect(), ..self.clone() }
-        };
-        (part(&|i| !held(i)), part(&held))
+        let held = if n < 4 { chunk + 1 == n } else { chunk % 4 == 3 };
+        [!held || n == 1, held]
     }
 
     /// Runs the text through a model and shows `observer` what goes into its matrices; with `output` also into the output
@@ -163,6 +160,9 @@ impl Task for Job<'_> {
     type Output = String;
 
     fn run<B: Backend>(self, backend: &B) -> Result<String> {
+        if self.model.tensors().iter().any(ModelTensor::is_edited) {
+            return self.block_by_block(backend);
+        }
         let mut warnings = Vec::new();
         let engine = Engine::load(backend, self.model, &mut warnings)?;
         warnings.into_iter().for_each(|w| self.ui.warn(w));
@@ -176,6 +176,37 @@ impl Task for Job<'_> {
         Ok(backend.name())
     }
 }
+
+impl Job<'_> {
+    /// For weights that lie in no file as they are: only those of one block are made at a time.
+    fn block_by_block<B: Backend>(self, backend: &B) -> Result<String> {
+        let mut passage = Passage::new(backend, self.model, self.calibration, &Replaced::new())?;
+        passage.run(&mut Observing(self.observer), self.ui)?;
+        if self.output {
+            passage.chunks().try_for_each(|chunk| passage.show_output(chunk, self.observer))?;
+        }
+        Ok(backend.name())
+    }
+}
+
+/// An observer to whom it is all the same where the text is.
+struct Observing<'a>(&'a mut dyn Observer);
+
+impl Observer for Observing<'_> {
+    fn wants(&self, weight: &str) -> bool {
+        self.0.wants(weight)
+    }
+
+    fn leads_on(&self, weight: &str) -> bool {
+        self.0.leads_on(weight)
+    }
+
+    fn inputs(&mut self, inputs: &Inputs<'_>) {
+        self.0.inputs(inputs);
+    }
+}
+
+impl Follower for Observing<'_> {}
 
 /// Runs a text through a model and sums up the squares of all inputs; with `output` also those of the output matrix, if
 /// there is one. Whatever is odd is warned about before the work begins, and refused under `--strict`.
@@ -202,12 +233,10 @@ mod tests {
             let chunks: Vec<Vec<u32>> = (0..n).map(|i| vec![i]).collect();
             let (file, computing) = (PathBuf::new(), BackendArgs::default());
             let all = Calibration { file, ctx: 1, chunks, from: Activations::Both, computing };
-            let (search, judge) = all.parts();
-            assert!(!search.chunks.is_empty() && !judge.chunks.is_empty());
-            let mut both = [search.chunks.clone(), judge.chunks.clone()].concat();
-            both.sort();
-            assert!(both == all.chunks || n == 1, "{n}: {both:?}");
-            assert_eq!(judge.chunks.len(), (n as usize / 4).max(1), "{n}");
+            let parts: Vec<[bool; 2]> = (0..n as usize).map(|i| all.parts(i)).collect();
+            let (searched, judged) = (parts.iter().filter(|p| p[0]).count(), parts.iter().filter(|p| p[1]).count());
+            assert!(searched > 0 && judged == (n as usize / 4).max(1), "{n}");
+            assert!(n == 1 || parts.iter().all(|[search, judge]| search != judge), "{n}: {parts:?}");
         }
     }
 }

@@ -91,7 +91,7 @@ impl Task for Job<'_> {
             replaced.clear();
         }
         let mut walk = Walk::new(backend, request, calibration, &replaced)?;
-        for layer in 0..walk.blocks.plan().layers {
+        for layer in 0..walk.quantized.plan().layers {
             replaced.clear();
             for half in [Half::Attention, Half::Feed] {
                 self.half(&mut walk, (layer, half), &mut replaced, &mut made, &mut odd)?;
@@ -140,7 +140,7 @@ impl Job<'_> {
             }
             if !tensors.is_empty() && self.calibration.from != Activations::Original {
                 replaced.extend(now);
-                walk.blocks.load(layer, replaced)?;
+                walk.quantized.load(layer, replaced)?;
             }
         }
         walk.advance(half)

@@ -30,12 +30,14 @@ pub struct Blockwise<'m, 'b, B: Backend> {
     cache: [B::Cache; 1],
     ropes: Option<Ropes>,
     ctx: usize,
+    used: load::Used<'m>,
 }
 
 impl<'m, 'b, B: Backend> Blockwise<'m, 'b, B> {
     /// For sequences of `ctx` tokens. `replaced` stands in place of some of the model's tensors.
     pub fn new(backend: &'b B, model: &'m Model, ctx: usize, replaced: &Replaced) -> anyhow::Result<Self> {
-        let engine = load::skeleton(backend, model, replaced)?;
+        let mut used = load::Used::new();
+        let engine = load::skeleton(backend, model, replaced, &mut used)?;
         let plan = &engine.plan;
         let cache = backend.cache(CacheShape {
             layers: 1,
@@ -47,7 +49,7 @@ impl<'m, 'b, B: Backend> Blockwise<'m, 'b, B> {
         let hidden = load::widest(model, plan)?;
         let scratch = Scratch::for_blocks(&engine, ctx, hidden)?;
         let ropes = Ropes::new(plan, &engine.rope_factors, ctx);
-        Ok(Blockwise { model, engine, block: None, scratch, cache: [cache], ropes, ctx })
+        Ok(Blockwise { model, engine, block: None, scratch, cache: [cache], ropes, ctx, used })
     }
 
     /// How the model runs.
@@ -64,9 +66,15 @@ impl<'m, 'b, B: Backend> Blockwise<'m, 'b, B> {
     /// Takes a block's weights, `replaced` in place of some of the model's.
     pub fn load(&mut self, layer: usize, replaced: &Replaced) -> anyhow::Result<()> {
         self.block = None; // never two at a time
-        let block = load::block(self.engine.backend, self.model, &self.engine.plan, layer, replaced)?;
+        let Engine { backend, plan, .. } = &self.engine;
+        let block = load::block(*backend, self.model, plan, layer, replaced, &mut self.used)?;
         self.block = Some((layer, block));
         Ok(())
+    }
+
+    /// After all blocks were loaded: a sentence for a user, if there are tensors that none of them uses.
+    pub fn unused(&self) -> Option<String> {
+        load::unused(self.model, &self.used)
     }
 
     /// Runs half of the loaded block over one sequence's hidden states, `(n, width)`, and shows what goes into its matrices.

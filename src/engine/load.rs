@@ -18,41 +18,53 @@ pub(super) fn load<'b, B: Backend>(
     replaced: &Replaced,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Engine<'b, B>> {
-    let mut load = Loader { backend, model, layer: None, used: HashSet::new(), replaced };
+    let mut used = Used::new();
+    let mut load = Loader { backend, model, layer: None, used: &mut used, replaced };
     let mut engine = load.skeleton()?;
     engine.blocks = (0..engine.plan.layers).map(|i| load.block(i, &engine.plan)).collect::<anyhow::Result<Vec<_>>>()?;
 
-    let unused: Vec<&str> =
-        model.tensors().iter().map(|t| t.name.as_str()).filter(|&n| !load.used.contains(n)).collect();
-    if let Some(first) = unused.first() {
-        let more = if unused.len() > 1 { format!(" and {} more", unused.len() - 1) } else { String::new() };
-        warnings.push(format!("the forward pass uses neither tensor {first}{more} of {}", model.path().display()));
-    }
-    engine.weight_bytes = model.tensors().iter().filter(|t| load.used.contains(t.name.as_str())).map(bytes).sum();
+    warnings.extend(unused(model, &used));
+    engine.weight_bytes = model.tensors().iter().filter(|t| used.contains(t.name.as_str())).map(bytes).sum();
     Ok(engine)
+}
+
+/// Names of the tensors that were taken.
+pub(super) type Used<'a> = HashSet<&'a str>;
+
+/// A sentence for a user, if the forward pass left tensors out.
+pub(super) fn unused(model: &Model, used: &Used<'_>) -> Option<String> {
+    let mut unused = model.tensors().iter().map(|t| t.name.as_str()).filter(|&n| !used.contains(n));
+    let first = unused.next()?;
+    let more = match unused.count() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    Some(format!("the forward pass uses neither tensor {first}{more} of {}", model.path().display()))
 }
 
 /// Tensors that stand in place of a model's, by name.
 pub type Replaced = HashMap<String, QTensor>;
 
 /// All but the blocks, some tensors replaced.
-pub(super) fn skeleton<'b, B: Backend>(
+pub(super) fn skeleton<'m, 'b, B: Backend>(
     backend: &'b B,
-    model: &Model,
+    model: &'m Model,
     replaced: &Replaced,
+    used: &mut Used<'m>,
 ) -> anyhow::Result<Engine<'b, B>> {
-    Loader { backend, model, layer: None, used: HashSet::new(), replaced }.skeleton()
+    Loader { backend, model, layer: None, used, replaced }.skeleton()
 }
 
 /// One block, some tensors replaced.
-pub(super) fn block<B: Backend>(
+pub(super) fn block<'m, B: Backend>(
     backend: &B,
-    model: &Model,
+    model: &'m Model,
     plan: &Plan,
     layer: usize,
     replaced: &Replaced,
+    used: &mut Used<'m>,
 ) -> anyhow::Result<Block<B>> {
-    Loader { backend, model, layer: None, used: HashSet::new(), replaced }.block(layer, plan)
+    Loader { backend, model, layer: None, used, replaced }.block(layer, plan)
 }
 
 /// The widest hidden layer of all blocks, from the shapes of what leads out of it.
@@ -108,7 +120,7 @@ struct Loader<'a, 'b, 'r, B> {
     backend: &'b B,
     model: &'a Model,
     layer: Option<usize>, // that weights belong to
-    used: HashSet<&'a str>,
+    used: &'r mut Used<'a>,
     replaced: &'r Replaced,
 }
 

@@ -8,6 +8,9 @@
 //! Whatever is found is judged on a quarter of the text that the search did not see, by the whole output's error, and taken only where
 //! that is less by more than chance ([`GAIN`], [`CLIP_GAIN`]): where a model has no channels that stand out, awq leaves it as it is.
 //!
+//! Both parts go through the model as it was, block by block and once. What is searched for one half of a block is found before the
+//! next half is looked at; of the halves before, what is to be done is kept: factors, and clipping's moments of a few dozen columns each.
+//!
 //! Differences from the paper: the quantizer is the target format's own, with importance as the run itself uses it; the error is
 //! that of the linears that share a scale, not of the block around them; where several query heads read the same values, their
 //! means are averaged. Of a mixture of experts, the scale in front of them is searched with the inputs of all tokens.
@@ -16,7 +19,7 @@ mod clip;
 
 use super::sample::{Change, Sample};
 use super::{Method, Needs, Tools, Transform, Work};
-use crate::calibrate::{ChannelSums, Hessian, channel_sums, not_finite};
+use crate::calibrate::{ChannelSums, Hessian, Wanted, channel_sums, not_finite};
 use crate::model::{Model, Site, everywhere};
 use anyhow::Result;
 use std::sync::Arc;
@@ -38,8 +41,6 @@ const GAIN: f64 = 0.02;
 /// What clipping has to save. It makes all large weights smaller, which a layer's error counts as little, and a model that is made of
 /// such layers as more: where it saved 2 to 4 % of Q2_K's error on prose-4m, the model's divergence grew by 3 %.
 const CLIP_GAIN: f64 = 0.05;
-/// Bytes of second moments that are collected in one run of the text. A larger model needs several.
-const MEMORY: usize = 2 << 30;
 
 /// What the search found for one place.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +67,7 @@ struct Seen {
 }
 
 fn scale_and_clip(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
-    let (search, judge) = tools.text()?.parts();
+    let text = tools.text()?;
     let quantized = |name: &String| tools.formats.get(name).is_some_and(|f| f.is_quantized());
     let mut sites = model.sites()?;
     sites.retain(|s| s.layer.is_some() && s.to.iter().any(quantized));
@@ -80,32 +81,28 @@ fn scale_and_clip(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
     let clipping = tools.quantizer.needs < Needs::Hessian;
     let may_clip = |name: &str| clipping && !is_score(name);
 
+    let names: Vec<&str> = sites.iter().map(|s| s.to[0].as_str()).collect();
+    let wanted = Wanted { names: &names, hessians: true, parts: &|chunk| text.parts(chunk) };
+    let mut found = Vec::new();
+    let seen: &Model = model;
+    channel_sums(seen, text, &wanted, tools.ui, &mut |name, [search, judge]| {
+        let Some(site) = sites.iter().find(|s| s.to[0] == name) else { return Ok(()) };
+        found.push((site, take(seen, site, &Seen { search, judge }, &may_clip, tools)?));
+        Ok(())
+    })?;
+    // Only now, so that all of the text ran through the model as it was.
     let (mut scaled, mut clips, mut errors, mut steps) = (0, Vec::new(), (0.0, 0.0), 0);
-    let mut rest = sites.as_slice();
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(fitting(model, rest));
-        rest = later;
-        let names: Vec<&str> = now.iter().map(|s| s.to[0].as_str()).collect();
-        let mut searched = channel_sums(model, &search, &names, true, tools.ui)?;
-        let mut judged = channel_sums(model, &judge, &names, true, tools.ui)?;
-        let mut all = Vec::new();
-        for site in now {
-            let first = &site.to[0];
-            let (Some(search), Some(judge)) = (searched.remove(first), judged.remove(first)) else { continue };
-            all.push((site, take(model, site, &Seen { search, judge }, &may_clip, tools)?));
+    for (site, taken) in found {
+        if let Some(factors) = &taken.factors {
+            model.scale(site, factors)?;
+            scaled += 1;
+            steps += taken.step;
         }
-        for (site, taken) in all {
-            if let Some(factors) = &taken.factors {
-                model.scale(site, factors)?;
-                scaled += 1;
-                steps += taken.step;
-            }
-            errors = (errors.0 + taken.errors.0, errors.1 + taken.errors.1);
-            clips.extend(taken.clips);
-        }
+        errors = (errors.0 + taken.errors.0, errors.1 + taken.errors.1);
+        clips.extend(taken.clips);
     }
     let clipped = clips.len();
-    // Last, so that every text ran through the model as it was.
+    // Behind all scaling: of what goes in, which they were searched with, and of what comes out.
     for (name, clip) in clips {
         model.edit_rows(&name, Arc::new(move |row: &mut [f32]| clip.row(row)))?;
     }
@@ -116,22 +113,11 @@ fn scale_and_clip(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
              error is {:.3} of what it was",
             sites.len(),
             if scaled > 0 { format!(", exponent {exponent:.2} on average") } else { String::new() },
-            judge.chunks.len(),
+            (0..text.chunks.len()).filter(|&i| text.parts(i)[1]).count(),
             errors.1 / errors.0.max(f64::MIN_POSITIVE),
         ));
     }
     Ok(())
-}
-
-/// How many of the places have second moments that fit into memory together, at least one.
-fn fitting(model: &Model, sites: &[Site]) -> usize {
-    let bytes = |site: &Site| model.tensor(&site.to[0]).map_or(0, |t| t.shape.cols().pow(2) * 2 * size_of::<f64>());
-    let mut sum = 0;
-    let fits = |site: &&Site| {
-        sum += bytes(site);
-        sum <= MEMORY
-    };
-    sites.iter().take_while(fits).count().max(1)
 }
 
 /// Searches on one part of the text, and takes what stands the test of the other.

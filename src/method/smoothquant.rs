@@ -7,10 +7,11 @@
 
 use super::{Method, Needs, Setting, Tools, Transform, Work};
 use crate::arch::Channels;
-use crate::calibrate::channel_sums;
+use crate::calibrate::{Wanted, channel_sums};
 use crate::error::caller;
 use crate::model::{Model, Site};
 use anyhow::Result;
+use std::collections::BTreeMap;
 
 /// Smoothing of activations.
 pub static SMOOTHQUANT: Method = Method {
@@ -42,10 +43,15 @@ fn smooth(model: &mut Model, tools: &Tools<'_>) -> Result<()> {
         return Err(caller(format!("{path}: has no norm before attention or feed-forward that factors could go into")));
     }
     let names: Vec<&str> = sites.iter().map(|s| s.to[0].as_str()).collect();
-    let seen = channel_sums(model, text, &names, false, tools.ui)?;
+    let mut activations = BTreeMap::new();
+    let wanted = Wanted { names: &names, hessians: false, parts: &|_| [true] };
+    channel_sums(model, text, &wanted, tools.ui, &mut |name, [sums]| {
+        activations.insert(name.to_owned(), sums.largest().to_vec());
+        Ok(())
+    })?;
     for site in &sites {
         let weights = largest_weights(model, site)?;
-        model.scale(site, &factors(seen[&site.to[0]].largest(), &weights, tools.setting as f32))?;
+        model.scale(site, &factors(&activations[&site.to[0]], &weights, tools.setting as f32))?;
     }
     Ok(())
 }
