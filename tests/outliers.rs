@@ -124,6 +124,35 @@ fn without_outliers_awq_does_no_harm_and_quarot_warns() {
     }
 }
 
+/// What a rotation costs is importance, too: without a text stories260k looks as if it rounded better rotated; with one the warning
+/// comes, and it is right.
+#[test]
+fn quarot_judges_by_the_importance_that_a_run_has() {
+    let case = Case::new();
+    let (model, text) = (common::fixture("models/stories260k"), common::fixture("texts/stories.txt"));
+    let all = std::fs::read_to_string(text).unwrap();
+    let at = all[..12_000].rfind(". ").unwrap();
+    let (calibration, rest) = (case.path("seen.txt"), case.path("rest.txt"));
+    std::fs::write(&calibration, &all[..at]).unwrap();
+    std::fs::write(&rest, &all[at..]).unwrap();
+    let convert = |method: &str, with: &[&str]| {
+        let file = case.path(&format!("{method}.gguf"));
+        let args = ["convert", arg(&model), "-t", "q4_0", "--method", method, "-o", arg(&file), "-f"];
+        let done = common::run(&[&args[..], with].concat());
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{said}");
+        let args = ["perplexity", arg(&file), "--against", arg(&model), "--file", arg(&rest), "-c", "128", "--json"];
+        let json: serde_json::Value = serde_json::from_str(&common::ok(&args)).unwrap();
+        (said, json["kl_divergence"].as_f64().unwrap())
+    };
+    let (told, _) = convert("quarot", &[]);
+    assert!(told.contains("quarot: rounding loses") && !told.contains("warning: quarot"), "{told}");
+    let seen = ["--calibration", arg(&calibration), "--calibration-ctx", "128"];
+    let ((warned, rotated), (_, plain)) = (convert("quarot", &seen), convert("rtn", &seen));
+    assert!(warned.contains("warning: quarot: rounding loses") && warned.contains("weighed by the text"), "{warned}");
+    assert!(rotated > plain, "{rotated}, rounding {plain}");
+}
+
 /// Rotation undoes all that norms do: with outliers or without, the same weights come out.
 #[test]
 fn quarot_does_not_see_the_outliers_of_norms() {
