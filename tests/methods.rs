@@ -215,20 +215,30 @@ fn matrices_whose_inputs_are_all_zero_are_rounded_and_told() {
 }
 
 /// What quantizes rows is repeated: every byte is proved, of simulations of other libraries too, which round far more than their
-/// format has to.
+/// format has to; with importance too, which Q8_0 is not given.
 #[test]
 fn what_row_methods_made_is_proved() {
     let (dir, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));
+    let (text, matrix) = (fixture("texts/stories.txt"), dir.path().join("imatrix.gguf"));
+    let seen = ["--file", arg(&text), "--ctx", "64", "--chunks", "4", "-o", arg(&matrix)];
+    ok(&[&["calibrate", arg(&model)], &seen[..]].concat());
+    let with = ["--imatrix", arg(&matrix)];
     for method in method::ALL.iter().filter(|m| matches!(m.work, Work::Rows(_))) {
-        for (kind, rest) in [("f16", &[][..]), ("q4_0", &["--pure"]), ("iq4_nl", &["--pure"])] {
+        for (kind, rest, weighed) in [
+            ("f16", &[][..], &[][..]),
+            ("q4_0", &["--pure"], &[]),
+            ("iq4_nl", &["--pure"], &[]),
+            ("iq4_nl", &["--pure"], &with),
+            ("q8_0", &["--pure"], &with),
+        ] {
             let file = dir.path().join(format!("{}-{kind}.gguf", method.name));
-            let args = ["convert", arg(&model), "-t", kind, "--method", method.name, "-o", arg(&file)];
-            let done = run(&[&args[..], rest].concat());
+            let args = ["convert", arg(&model), "-t", kind, "--method", method.name, "-o", arg(&file), "-f"];
+            let done = run(&[&args[..], rest, weighed].concat());
             if !done.status.success() {
                 assert!(String::from_utf8_lossy(&done.stderr).contains("does not go with"), "{args:?}");
                 continue;
             }
-            let said = ok(&["verify", arg(&file), "--against", arg(&model), "--json"]);
+            let said = ok(&[&["verify", arg(&file), "--against", arg(&model), "--json"], weighed].concat());
             let report: serde_json::Value = serde_json::from_str(&said).unwrap();
             let tensors = report["tensors"].as_array().unwrap();
             assert!(

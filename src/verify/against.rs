@@ -9,6 +9,7 @@ use crate::method::{Methods, QuantizeRows};
 use crate::model::{Model, ModelTensor};
 use crate::provenance;
 use anyhow::Result;
+use qconv_formats::block;
 use qconv_formats::gguf::{Gguf, TensorInfo, Value};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -66,8 +67,9 @@ pub fn against(
     let method = quantizer_of_rows(gguf);
     for info in gguf.tensors() {
         if let Some(tensor) = comparable(source, info, findings) {
-            // What is copied was not weighed.
-            let importance = importance.filter(|_| info.format != tensor.format);
+            // What is copied was not weighed, nor is a format whose own search would not use it, whatever the method.
+            let weighed = info.format != tensor.format && info.format.importance != block::Importance::Unused;
+            let importance = importance.filter(|_| weighed);
             let importance = importance.and_then(|i| i.of(&info.name, &info.shape));
             measured.push((info, tensor, Measure::of(source, tensor, gguf, info, Made { importance, method })?));
         }
