@@ -2,7 +2,7 @@
 //! below 128 give; eight-bit codes give their sign to the activation first. AVX-VNNI has them in one instruction, for codes
 //! of eight bits as well.
 
-use super::simd::{Kernel, Registers, Simd, array};
+use super::simd::{Kernel, Lines, Registers, Simd, array};
 use super::tile::{Tile, Work, many};
 use crate::cpu::{Avx2, AvxVnni};
 use std::arch::x86_64::*;
@@ -25,11 +25,9 @@ pub(in crate::cpu) struct Two(__m256i, __m256i);
 pub(in crate::cpu) struct TwoFloats(__m256, __m256);
 
 /// [`Simd::Scales`](Registers::Scales).
+#[repr(align(32))]
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct InMemory {
-    same: TwoFloats,
-    floats: [f32; 16],
-}
+pub(in crate::cpu) struct InMemory([f32; 16]);
 
 /// The same place, which the compiler does not recognize: it would take what it stored there from the registers that it stored.
 ///
@@ -114,8 +112,8 @@ impl<const VNNI: bool> Registers for Pairs<VNNI> {
     type Bytes = Two;
     type Ints = Two;
     type Floats = TwoFloats;
-    /// The same in registers and in memory: a scale for all lanes is one load from there, and two shuffles
-    /// from a register. (Where the array is moved, the compiler stores its floats one by one.)
+    /// A scale for all lanes is one load from memory, and two shuffles from a register; four scales for all quarters are
+    /// one load as well. (Where the array is moved, the compiler stores its floats one by one.)
     type Scales = InMemory;
     /// The first 16 bytes twice, the others twice.
     type Signs = Two;
@@ -124,6 +122,7 @@ impl<const VNNI: bool> Registers for Pairs<VNNI> {
 impl<const VNNI: bool> Simd for Pairs<VNNI> {
     /// Pairs of products are summed in 16 bits without AVX-VNNI.
     const WHOLE_BYTES: bool = VNNI;
+    const IN_PAIRS: bool = true;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) {
@@ -270,8 +269,22 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn shift_left<const N: u32>(self, b: Two) -> Two {
-        both!(Two, |b| _mm256_sll_epi32(b, _mm_cvtsi32_si128(N as i32)))
+    fn shift_up(self, counts: [u32; 4], b: Two) -> Two {
+        Two(
+            now!(_mm256_sllv_epi32(b.0, by_half(counts[0], counts[1]))),
+            now!(_mm256_sllv_epi32(b.1, by_half(counts[2], counts[3]))),
+        )
+    }
+
+    #[inline(always)]
+    fn nibbles_of_longs(self, bytes: &[u8], at: usize) -> Two {
+        let half = |at: usize| {
+            let bytes: &[u8; 16] = array(bytes, at);
+            let longs = now!(_mm256_castsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())));
+            let twice = now!(_mm256_permute4x64_epi64::<0x50>(longs));
+            now!(_mm256_srlv_epi64(twice, _mm256_setr_epi64x(0, 4, 0, 4)))
+        };
+        self.and(Two(half(at), half(at + 16)), 15)
     }
 
     #[inline(always)]
@@ -478,6 +491,24 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
         TwoFloats(x, now!(_mm256_setzero_ps()))
     }
 
+    /// Sixteen bytes that begin two bytes earlier for each block hold number `b` in place `b`, and blends have more ports than
+    /// insertions.
+    #[inline(always)]
+    fn strided_halves(self, unit: &[u8], block: usize, at: usize) -> TwoFloats {
+        let from = |b: usize| {
+            let bytes: &[u8; 16] = array(unit, b * (block - 2) + at);
+            now!(_mm_loadu_si128(bytes.as_ptr().cast()))
+        };
+        let (mut a, mut b) = (from(0), from(4));
+        a = now!(_mm_blend_epi16::<2>(a, from(1)));
+        b = now!(_mm_blend_epi16::<32>(b, from(5)));
+        a = now!(_mm_blend_epi16::<4>(a, from(2)));
+        b = now!(_mm_blend_epi16::<64>(b, from(6)));
+        a = now!(_mm_blend_epi16::<8>(a, from(3)));
+        b = now!(_mm_blend_epi16::<128>(b, from(7)));
+        TwoFloats(now!(_mm256_cvtph_ps(_mm_blend_epi16::<0xf0>(a, b))), now!(_mm256_setzero_ps()))
+    }
+
     #[inline(always)]
     fn half(self, x: u16) -> TwoFloats {
         let x = now!(_mm256_cvtph_ps(_mm_set1_epi16(x as i16)));
@@ -520,31 +551,27 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
 
     #[inline(always)]
     fn put_scales(self, x: TwoFloats, to: &mut InMemory) {
-        to.same = x;
-        self.store_floats(x, &mut to.floats);
+        self.store_floats(x, &mut to.0);
     }
 
     #[inline(always)]
     fn no_scales(self) -> InMemory {
-        InMemory { same: self.splat(0.0), floats: [0.0; 16] }
+        InMemory([0.0; 16])
     }
 
     #[inline(always)]
     fn spread(self, group: usize, part: usize, scales: &InMemory) -> TwoFloats {
+        // SAFETY: the place of floats that are borrowed here.
+        let floats = unsafe { &*hidden(&raw const scales.0) };
         if group == 32 {
-            // SAFETY: the place of floats that are borrowed here.
-            let floats = unsafe { &*hidden(&raw const scales.floats) };
             let [a, b] = [floats[2 * part], floats[2 * part + 1]];
             return TwoFloats(now!(_mm256_set1_ps(a)), now!(_mm256_set1_ps(b)));
         }
-        let x = scales.same;
-        let first = 64 * part / group;
-        let (from, first) = if first < 8 { (x.0, first) } else { (x.1, first - 8) };
-        let step = |quarter: usize| (first + 16 * quarter / group) as u32;
-        TwoFloats(
-            now!(_mm256_permutevar8x32_ps(from, by_half(step(0), step(1)))),
-            now!(_mm256_permutevar8x32_ps(from, by_half(step(2), step(3)))),
-        )
+        let four: &[f32; 4] = floats[4 * part..].first_chunk().expect("four of sixteen");
+        let four = now!(_mm256_broadcast_ps(&*four.as_ptr().cast::<__m128>()));
+        // SAFETY: the place of a static.
+        let places = self.load_words(unsafe { &*hidden(&raw const BY_QUARTER.0) });
+        both!(TwoFloats, |places| _mm256_permutevar_ps(four, places))
     }
 
     #[inline(always)]
@@ -586,6 +613,10 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
         now!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()))
     }
 }
+
+/// Which of four floats each quarter takes. (Where the compiler knows the places, it takes two shuffles instead of one: Q6_K and Q2_K
+/// lost a tenth.)
+static BY_QUARTER: Lines<[u32; 16]> = Lines([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
 
 /// Sixteen of them begin with as many numbers of ones as are wanted.
 static ONES_THEN_ZEROS: [u32; 32] = {

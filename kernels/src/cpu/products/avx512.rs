@@ -246,8 +246,16 @@ impl<const VBMI: bool> Simd for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn shift_left<const N: u32>(self, b: __m512i) -> __m512i {
-        now!(_mm512_slli_epi32::<N>(b))
+    fn shift_up(self, counts: [u32; 4], b: __m512i) -> __m512i {
+        now!(_mm512_sllv_epi32(b, by_quarter(counts[0], counts[1], counts[2], counts[3])))
+    }
+
+    #[inline(always)]
+    fn nibbles_of_longs(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 32] = array(bytes, at);
+        let longs = now!(_mm512_castsi256_si512(_mm256_loadu_si256(bytes.as_ptr().cast())));
+        let twice = now!(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), longs));
+        self.and(now!(_mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 4, 0, 4, 0, 4, 0, 4))), 15)
     }
 
     #[inline(always)]

@@ -81,13 +81,13 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
                 *start = (r + i).min(rows - 1) * row_bytes; // at the end, the last row several times
             }
             let mut sums = Sums::<V, R, T>::new(v);
-            for (u, x) in x[..whole].iter().enumerate() {
+            let mut pairs = starts.map(|start| bytes[start..start + whole * 2 * F::BYTES].chunks_exact(2 * F::BYTES));
+            for x in &x[..whole] {
                 let mut units: [&[u8]; R] = [&[]; R];
-                for (unit, start) in units.iter_mut().zip(starts) {
-                    let at = start + u * 2 * F::BYTES;
-                    *unit = &bytes[at..at + 2 * F::BYTES];
+                for (unit, pairs) in units.iter_mut().zip(&mut pairs) {
+                    *unit = pairs.next().expect("as many pairs of units as were counted");
                     for line in (0..2 * F::BYTES).step_by(LINE) {
-                        v.prefetch(bytes, at + line + if R == 1 { AHEAD } else { R * row_bytes });
+                        v.prefetch(unit, line + if R == 1 { AHEAD } else { R * row_bytes });
                     }
                 }
                 units_of::<V, F, R, T, 2>(v, &units, &x.each_ref(), UNIT / F::GROUP, &mut sums);
@@ -150,10 +150,15 @@ fn copy_of(unit: &[u8], copy: &mut [u8; MOST_BYTES]) {
     copy[..unit.len()].copy_from_slice(unit);
 }
 
+/// Whether [`Codes::multiples`] are taken.
+const fn multiplied<V: Simd, F: Codes>() -> bool {
+    V::WHOLE_BYTES || F::SMALL_MULTIPLES
+}
+
 /// What the codes of each quarter of a register are multiplied with.
 #[inline(always)]
 fn times<V: Simd, F: Codes>() -> [u8; 4] {
-    if V::WHOLE_BYTES { F::TIMES } else { [1; 4] }
+    if multiplied::<V, F>() { F::TIMES } else { [1; 4] }
 }
 
 /// Sums that do not wait for each other. (With two, Q4_K is as fast, and IQ4_XS and TQ2_0 are a tenth slower.)
@@ -192,7 +197,11 @@ impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
                     sum = v.mul(sum, v.floats(&inverse));
                 }
                 if adds::<F>() {
-                    sum = v.add_floats(sum, self.plus[r][t]);
+                    let mut plus = self.plus[r][t];
+                    if !F::PLUS {
+                        plus = v.mul(plus, v.splat(-f32::from(F::OFFSET)));
+                    }
+                    sum = v.add_floats(sum, plus);
                 }
                 out[r * T + t] = v.sum(sum);
             }
@@ -246,23 +255,26 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
                 }
             }
         }
-        let mut spread = [[v.no_scales(); T]; 2];
-        for k in 0..if F::GROUP == 32 { 1 } else { N } {
-            for t in 0..T {
-                v.put_scales(scales[k][t], &mut spread[k][t]);
+        // Apart, so that what is not needed takes no place.
+        let (mut of_first, mut of_next) = ([v.no_scales(); T], [v.no_scales(); T]);
+        for t in 0..T {
+            v.put_scales(scales[0][t], &mut of_first[t]);
+            if F::GROUP == 16 && N == 2 {
+                v.put_scales(scales[1][t], &mut of_next[t]);
             }
         }
         let sums = &mut sums.products[r];
-        part::<V, F, T>(v, 0, 0, a, &first, x[0], &spread[0], sums);
-        part::<V, F, T>(v, 1, 1, a, &first, x[0], &spread[0], sums);
-        part::<V, F, T>(v, 2, 2, a, &first, x[0], &spread[0], sums);
-        part::<V, F, T>(v, 3, 3, a, &first, x[0], &spread[0], sums);
+        part::<V, F, T>(v, 0, 0, a, &first, x[0], &of_first, sums);
+        part::<V, F, T>(v, 1, 1, a, &first, x[0], &of_first, sums);
+        part::<V, F, T>(v, 2, 2, a, &first, x[0], &of_first, sums);
+        part::<V, F, T>(v, 3, 3, a, &first, x[0], &of_first, sums);
         if N == 2 {
-            let (later, of_second) = if F::GROUP == 32 { (4, 0) } else { (0, 1) }; // where the second unit's scales are
-            part::<V, F, T>(v, 0, later, b, &second, x[1], &spread[of_second], sums);
-            part::<V, F, T>(v, 1, later + 1, b, &second, x[1], &spread[of_second], sums);
-            part::<V, F, T>(v, 2, later + 2, b, &second, x[1], &spread[of_second], sums);
-            part::<V, F, T>(v, 3, later + 3, b, &second, x[1], &spread[of_second], sums);
+            // Where the second unit's scales are.
+            let (later, of_second) = if F::GROUP == 32 { (4, &of_first) } else { (0, &of_next) };
+            part::<V, F, T>(v, 0, later, b, &second, x[1], of_second, sums);
+            part::<V, F, T>(v, 1, later + 1, b, &second, x[1], of_second, sums);
+            part::<V, F, T>(v, 2, later + 2, b, &second, x[1], of_second, sums);
+            part::<V, F, T>(v, 3, later + 3, b, &second, x[1], of_second, sums);
         }
     }
 }
@@ -279,13 +291,14 @@ pub(super) const fn adds<F: Codes>() -> bool {
     F::PLUS || offset_is_added::<F>()
 }
 
-/// Scales, and what is added, with the offset.
+/// Scales, and what is added, with the offset. Where nothing else is added, the row's sum is multiplied with it in the end, which
+/// gives the same bits because it is a power of two.
 #[inline(always)]
 pub(super) fn with_offset<V: Simd, F: Codes>(v: V, (scale, plus): (V::Floats, V::Floats)) -> (V::Floats, V::Floats) {
     let offset = v.splat(-f32::from(F::OFFSET));
     match (offset_is_added::<F>(), F::PLUS) {
         (true, true) => (scale, v.fma(scale, offset, plus)),
-        (true, false) => (scale, v.mul(scale, offset)),
+        (true, false) => (scale, scale),
         (false, _) => (scale, plus),
     }
 }
@@ -314,7 +327,7 @@ fn part<V: Simd, F: Codes, const T: usize>(
     sums: &mut [[V::Floats; CHAINS]; T],
 ) {
     let eight = F::OFFSET == 128;
-    let codes = if V::WHOLE_BYTES { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
+    let codes = if multiplied::<V, F>() { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
     let offset = if offset_is_added::<F>() { [0; 4] } else { times::<V, F>().map(|times| F::OFFSET * times) };
     for t in 0..T {
         let these = v.load(&x[t].q, 64 * part);

@@ -1,6 +1,6 @@
 //! One and two bits per weight: TQ1_0, TQ2_0, Q1_0, Q2_0.
 
-use super::k_quants::{half, two_bits};
+use super::k_quants::{half, two_bits, two_bits_or_four_times};
 use super::simd::{Lines, Simd, array};
 use super::{Codes, Ready};
 
@@ -59,10 +59,17 @@ impl Codes for Ternary {
     const BYTES: usize = 66;
     const GROUP: usize = 32;
     const OFFSET: u8 = 1;
+    const TIMES: [u8; 4] = [1, 1, 4, 4];
+    const SMALL_MULTIPLES: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         two_bits(v, unit, 0, part)
+    }
+
+    #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
+        two_bits_or_four_times(v, unit, 0, part)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! 4-bit floats: MXFP4 and NVFP4. Codes stand for twice the E2M1 values, so scales are half of what their bytes say.
 
 use super::legacy::nibbles;
-use super::simd::{Simd, array};
+use super::simd::Simd;
 use super::{Codes, Ready};
 
 /// Twice the E2M1 values, plus 16.
@@ -42,13 +42,7 @@ impl Codes for Nv {
     /// Eight bytes hold 16 codes: low nibbles, then high ones.
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        let mut words = [0; 8];
-        for i in 0..4 {
-            let word = u64::from_le_bytes(*array(unit, 36 * part + 4 + 8 * i));
-            words[2 * i] = word & 0x0f0f_0f0f_0f0f_0f0f;
-            words[2 * i + 1] = word >> 4 & 0x0f0f_0f0f_0f0f_0f0f;
-        }
-        v.lookup(&LEVELS, v.words(words))
+        v.lookup(&LEVELS, v.nibbles_of_longs(unit, 36 * part + 4))
     }
 
     /// UE4M3: the byte's exponent and mantissa are moved to where a single has them, and the other bias multiplied away.

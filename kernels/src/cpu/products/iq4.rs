@@ -6,17 +6,34 @@ use super::legacy::nibbles;
 use super::simd::{Simd, array};
 use super::{Codes, Ready};
 
-/// The uneven grid, plus 128.
-const LEVELS: [u8; 16] = {
+/// The uneven grid, as signed bytes.
+const SIGNED: [u8; 16] = {
     let signed = [-127i8, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
     let mut levels = [0; 16];
     let mut i = 0;
     while i < 16 {
-        levels[i] = signed[i] as u8 ^ 0x80;
+        levels[i] = signed[i] as u8;
         i += 1;
     }
     levels
 };
+
+/// The same plus 128.
+const LEVELS: [u8; 16] = {
+    let mut levels = SIGNED;
+    let mut i = 0;
+    while i < 16 {
+        levels[i] ^= 0x80;
+        i += 1;
+    }
+    levels
+};
+
+/// The level of each code, plus 128. Where products take signed bytes instead, the second addition undoes the first.
+#[inline(always)]
+fn levels<V: Simd>(v: V, codes: V::Bytes) -> V::Bytes {
+    if V::WHOLE_BYTES { v.lookup(&LEVELS, codes) } else { v.xor(v.lookup(&SIGNED, codes), 0x80) }
+}
 
 pub(super) struct Nl;
 
@@ -27,7 +44,7 @@ impl Codes for Nl {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.lookup(&LEVELS, nibbles(v, unit, 36 * part + 2, 36 * part + 20))
+        levels(v, nibbles(v, unit, 36 * part + 2, 36 * part + 20))
     }
 
     #[inline(always)]
@@ -50,7 +67,7 @@ impl Codes for Xs {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.lookup(&LEVELS, nibbles(v, unit, 8 + 32 * part, 24 + 32 * part))
+        levels(v, nibbles(v, unit, 8 + 32 * part, 24 + 32 * part))
     }
 
     /// Scales are stored plus 32: upper two bits of all in bytes 2..4, low nibbles in 4..8.

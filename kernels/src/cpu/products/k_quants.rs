@@ -16,11 +16,35 @@ pub(super) fn two_bits<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V:
     v.and(v.shift([low, low, high, high], v.pair(unit, at, at)), 3)
 }
 
-/// One bit of each of 64 codes: codes `j + 32 * k` of 256 share byte `j` of 32 that start at `at`.
+/// The same, the upper 32 codes times 4: half as many shifts.
 #[inline(always)]
-fn one_bit<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
-    let low = 2 * part as u32;
-    v.and(v.shift([low, low, low + 1, low + 1], v.pair(unit, at, at)), 1)
+pub(super) fn two_bits_or_four_times<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
+    let at = at + 32 * (part / 2);
+    let pair = v.pair(unit, at, at);
+    v.and_quarters(if part.is_multiple_of(2) { pair } else { v.words_right::<4>(pair) }, [3, 3, 12, 12])
+}
+
+/// [`two_bits`] as bits 4 and 5.
+#[inline(always)]
+fn two_bits_on_top<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
+    let at = at + 32 * (part / 2);
+    let pair = v.pair(unit, at, at);
+    let moved = if part.is_multiple_of(2) { v.shift_up([4, 4, 2, 2], pair) } else { v.shift([0, 0, 2, 2], pair) };
+    v.and(moved, 0x30)
+}
+
+/// One bit of each of 64 codes, as bit `to[0]` of the lower 32 and bit `to[1]` of the upper: codes `j + 32 * k` of 256 share byte `j` of
+/// 32 that start at `at`.
+#[inline(always)]
+fn one_bit<V: Simd>(v: V, unit: &[u8], at: usize, part: usize, to: [u32; 2]) -> V::Bytes {
+    let [a, b] = [2 * part as u32, 2 * part as u32 + 1];
+    let pair = v.pair(unit, at, at);
+    let moved = if b <= to[1] {
+        v.shift_up([to[0] - a, to[0] - a, to[1] - b, to[1] - b], pair)
+    } else {
+        v.shift([a - to[0], a - to[0], b - to[1], b - to[1]], pair)
+    };
+    v.and_quarters(moved, [1 << to[0], 1 << to[0], 1 << to[1], 1 << to[1]])
 }
 
 /// Four bits of each of 64 codes: codes `j` and `j + 32` share byte `j` of 32.
@@ -47,6 +71,10 @@ fn six_bits<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
 /// with its upper two bits 16 bits higher; [`LOW`] are the bits that count of the former.
 #[inline(always)]
 fn six_bits_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+    if V::IN_PAIRS {
+        let (a, b) = (six_bits(v, a), six_bits(v, b));
+        return (v.join(a.0, b.0), v.join(a.1, b.1));
+    }
     let heads = v.heads(a, b);
     let half = |unit: &[u8], at: usize| u16::from_le_bytes(*array(unit, at));
     let upper = |words: V::Bytes| v.and_words(v.words_right::<18>(words), 0x30);
@@ -95,11 +123,18 @@ pub(super) struct Two;
 impl Codes for Two {
     const BYTES: usize = 84;
     const GROUP: usize = 16;
+    const TIMES: [u8; 4] = [1, 1, 4, 4];
+    const SMALL_MULTIPLES: bool = true;
     const PLUS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         two_bits(v, unit, 16, part)
+    }
+
+    #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
+        two_bits_or_four_times(v, unit, 16, part)
     }
 
     #[inline(always)]
@@ -118,11 +153,18 @@ pub(super) struct Three;
 impl Codes for Three {
     const BYTES: usize = 110;
     const GROUP: usize = 16;
+    const TIMES: [u8; 4] = [1, 1, 4, 4];
+    const SMALL_MULTIPLES: bool = true;
     const OFFSET: u8 = 4;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.or(two_bits(v, unit, 32, part), v.shift_left::<2>(one_bit(v, unit, 0, part)))
+        v.or(two_bits(v, unit, 32, part), one_bit(v, unit, 0, part, [2, 2]))
+    }
+
+    #[inline(always)]
+    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
+        v.or(two_bits_or_four_times(v, unit, 32, part), one_bit(v, unit, 0, part, [2, 4]))
     }
 
     /// Scales are stored plus 32: low nibbles of 0-7 and 8-15 share bytes 96..104, upper two bits lie in 104..108.
@@ -179,7 +221,7 @@ impl Codes for Five {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.or(nibbles(v, unit, 48, part), v.shift_left::<4>(one_bit(v, unit, 16, part)))
+        v.or(nibbles(v, unit, 48, part), one_bit(v, unit, 16, part, [4, 4]))
     }
 
     #[inline(always)]
@@ -205,7 +247,7 @@ impl Codes for Six {
         // Codes `j` and `j + 64` of 128 share a byte.
         let shift = if part.is_multiple_of(2) { 0 } else { 4 };
         let low = v.and(v.shift([shift; 4], v.load(unit, 64 * (part / 2))), 15);
-        v.or(low, v.shift_left::<4>(two_bits(v, unit, 128, part)))
+        v.or(low, two_bits_on_top(v, unit, 128, part))
     }
 
     #[inline(always)]

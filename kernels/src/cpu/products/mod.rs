@@ -20,6 +20,9 @@
 //! - offsets of codes at the start of integer sums: for AVX2 5 to 15% slower in every format than with what is added to all weights of a
 //!   group. With AVX-512 TQ1_0, MXFP4 and Q1_0 would gain 4, 7 and 12%, and Q4_0 and Q5_0 lose 4 and 6%; all instruction sets shall give
 //!   the same bits, so all do the same;
+//! - with AVX2, six-bit scales of two units in one register, as with AVX-512: words of 32 bits in general registers take work from the
+//!   vector ports, which bound it (Q4_K and Q5_K gained 8%); and constant places for scales of groups of 16, of which the compiler makes two
+//!   shuffles (Q2_K, Q3_K and Q6_K 7 to 9%);
 //! - indices or signs through arrays on the stack, element by element: loads that are wider than the stores before them
 //!   wait until these have left for the cache (IQ2_XS: 200 cycles instead of 50).
 //!
@@ -151,6 +154,9 @@ trait Codes: 'static {
 
     /// What [`Codes::multiples`] multiplies the codes in each quarter of a register with: powers of two.
     const TIMES: [u8; 4] = [1; 4];
+
+    /// Whether those multiples are below 128, so that instruction sets without [`Simd::WHOLE_BYTES`] take them as well.
+    const SMALL_MULTIPLES: bool = false;
 
     /// Codes, or multiples of them that are easier to get at, where eight bits are not too many. (Upper halves of bytes need not
     /// be shifted down: a row's sum is divided by 16 in the end.)

@@ -114,8 +114,17 @@ impl Simd for Scalar {
         b
     }
 
-    fn shift_left<const N: u32>(self, b: [u8; 64]) -> [u8; 64] {
-        b.map(|b| b << N)
+    fn shift_up(self, counts: [u32; 4], mut b: [u8; 64]) -> [u8; 64] {
+        for (quarter, count) in b.as_chunks_mut::<16>().0.iter_mut().zip(counts) {
+            for word in quarter.as_chunks_mut::<4>().0 {
+                *word = (u32::from_le_bytes(*word) << count).to_le_bytes();
+            }
+        }
+        b
+    }
+
+    fn nibbles_of_longs(self, bytes: &[u8], at: usize) -> [u8; 64] {
+        std::array::from_fn(|i| bytes[at + i / 16 * 8 + i % 8] >> (i / 8 % 2 * 4) & 15)
     }
 
     fn and(self, b: [u8; 64], mask: u8) -> [u8; 64] {

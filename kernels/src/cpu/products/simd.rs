@@ -53,6 +53,9 @@ pub(super) trait Simd: Books + Permutes {
     /// Whether [`Simd::dot`] takes codes of eight bits, with `eight` and without.
     const WHOLE_BYTES: bool;
 
+    /// Whether a register is two smaller ones, so that nothing is gained where two units are decoded together.
+    const IN_PAIRS: bool = false;
+
     // Bytes. Slices are indexed by constants after inlining, so that the checks disappear.
 
     /// `bytes[at .. at + 64]`.
@@ -78,14 +81,16 @@ pub(super) trait Simd: Books + Permutes {
     fn words(self, words: [u64; 8]) -> Self::Bytes;
     /// `bytes[at .. at + 16]` for four places.
     fn quarters(self, bytes: &[u8], at: [usize; 4]) -> Self::Bytes;
+    /// 32 bytes from `at` on: of each eight the lower halves, then the upper ones.
+    fn nibbles_of_longs(self, bytes: &[u8], at: usize) -> Self::Bytes;
     /// 32 bytes as 16-bit numbers.
     fn widen(self, bytes: &[u8], at: usize) -> Self::Bytes;
     /// `value` where the mask has a one, 0 elsewhere.
     fn where_set(self, mask: u64, value: u8) -> Self::Bytes;
     /// 16 bytes each shifted right by a count of their own, as 32-bit numbers: only bits that a mask then keeps count.
     fn shift(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
-    /// Shifted left as 32-bit numbers; the bits that are moved must stay within their bytes.
-    fn shift_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
+    /// The same to the left.
+    fn shift_up(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
     /// Shifted left as 32-bit numbers.
     fn words_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
     /// Shifted right as 32-bit numbers.
