@@ -141,6 +141,12 @@ pub(super) trait Books: Registers {
     fn interleave(self, fourths: [Self::Bytes; 4]) -> [Self::Bytes; 4];
     /// Sums of 16 neighbours from [`Simd::dot`] of four parts of neighbours, with codes of at most 64 and activations from -127 to 127.
     fn sixteens(self, parts: [Self::Ints; 4]) -> Self::Ints;
+    /// Tells the compiler to work these sums out before what is read later.
+    #[inline(always)]
+    fn in_turn(self, _: Self::Ints) {}
+    /// The same for signs.
+    #[inline(always)]
+    fn signs_in_turn(self, _: Self::Signs, _: Self::Signs) {}
     /// 16 numbers of four bits, those of a byte next to each other.
     fn nibbles(self, bytes: &[u8; 8]) -> Self::Floats;
     /// Lanes 0, 0, 1, 1, ... 7, 7.

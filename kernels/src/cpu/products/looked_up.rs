@@ -25,17 +25,15 @@ pub(super) fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const 
     groups: usize,
     sums: &mut Sums<V, R, T>,
 ) {
-    if V::PERMUTES && N == 2 {
+    if N == 2 {
         // Both before all else: it takes long, and the processor does not look so far ahead.
-        let ready = F::permuted(v, units[0], units[1]);
+        let ready = F::ready_of_two(v, units[0], units[1]);
+        v.signs_in_turn(ready[0].signs, ready[1].signs);
         unit_of::<V, F, R, T, N>(v, r, 0, units[0], &ready[0], x[0], groups, sums);
         unit_of::<V, F, R, T, N>(v, r, 1, units[1], &ready[1], x[1], groups, sums);
         return;
     }
     unit_of::<V, F, R, T, N>(v, r, 0, units[0], &F::ready_of_one(v, units[0]), x[0], groups, sums);
-    if N == 2 {
-        unit_of::<V, F, R, T, N>(v, r, 1, units[1], &F::ready_of_one(v, units[1]), x[1], groups, sums);
-    }
 }
 
 /// Unit `k` of one or two.
@@ -100,6 +98,7 @@ fn part<V: Simd, F: Codes, const T: usize>(
         let these = if F::SIGNS { negate::<V, F>(v, ready, part, these) } else { these };
         let sum = &mut sums[t][if by_fourths::<V, F>() { 0 } else { part }];
         *sum = v.dot(false, *sum, codes, these);
+        v.in_turn(*sum);
     }
 }
 

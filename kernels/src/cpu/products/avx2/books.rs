@@ -47,6 +47,14 @@ fn entry_at<T>(table: &[T; 256], unit: &[u8], at: usize) -> *const T {
     &raw const table[usize::from(number)]
 }
 
+/// What the compiler has to know before it goes on to read memory.
+#[inline(always)]
+fn known(x: Two) {
+    let (a, b) = (now!(_mm256_castsi256_si128(x.0)), now!(_mm256_castsi256_si128(x.1)));
+    // SAFETY: no instruction at all. (Registers of 32 bytes could be named only where AVX2 is known.)
+    unsafe { std::arch::asm!("/* {0} {1} */", in(xmm_reg) a, in(xmm_reg) b, options(nostack, preserves_flags)) };
+}
+
 /// Four points of eight bytes, each by a load of its own.
 #[inline(always)]
 fn four_of(at: [*const u64; 4]) -> __m256i {
@@ -283,6 +291,18 @@ impl<const VNNI: bool> Books for Pairs<VNNI> {
         // The first halves of 32 weights are in the first half of the register.
         let places = now!(_mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         Two(now!(_mm256_permutevar8x32_epi32(first, places)), now!(_mm256_permutevar8x32_epi32(second, places)))
+    }
+
+    /// (It would load the points and activations of a whole unit before all else, and put them into memory until they are needed.)
+    #[inline(always)]
+    fn in_turn(self, sums: Two) {
+        known(sums);
+    }
+
+    #[inline(always)]
+    fn signs_in_turn(self, a: Two, b: Two) {
+        known(a);
+        known(b);
     }
 
     #[inline(always)]
