@@ -3,7 +3,8 @@
 //! Columns that see large activations are scaled up before they are quantized, and what makes those activations is scaled down:
 //! `s = mean|x|^a`, divided by `sqrt(max s * min s)`. The exponent is searched over 20 steps from 0, for every place where a scale
 //! can be folded away, by what the scaled and quantized weights do to the output: `sum over rows of e C e^T` with `e` the error of
-//! a row and `C` the mean products of the inputs. Then blocks are clipped where that helps ([`clip`]), except queries and keys, and unless the quantizer knows the Hessian.
+//! a row and `C` the mean products of the inputs. Then blocks are clipped where that helps ([`clip`]), except queries and keys and in
+//! codebook formats, and unless the quantizer knows the Hessian.
 //!
 //! Whatever is found is judged on a quarter of the text that the search did not see, by the whole output's error, and taken only where
 //! that is less by more than chance ([`GAIN`], [`CLIP_GAIN`]): where a model has no channels that stand out, awq leaves it as it is.
@@ -154,7 +155,7 @@ fn take(model: &Model, site: &Site, seen: &Seen, may_clip: &dyn Fn(&str) -> bool
     }
     let importance = importance(hessian, &columns);
     for (reader, error) in readers.iter().zip(&mut errors).filter(|(r, _)| may_clip(r.name)) {
-        let clip = clip::Clip::new(reader.format, reader.quantize, hessian, &columns);
+        let Some(clip) = clip::Clip::new(reader.format, reader.quantize, hessian, &columns) else { continue };
         let clipped = outputs_error(reader, &importance, judge, &columns, Some(&|row| clip.row(row)));
         if clipped < (1.0 - CLIP_GAIN) * *error {
             *error = clipped;

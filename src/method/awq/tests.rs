@@ -58,6 +58,8 @@ fn clipping_makes_outputs_better() {
     let columns = vec![1.0; 4 * COLS];
     for format in block::ALL.iter().copied().filter(|f| f.is_quantized() && f.quantize.is_some()) {
         let clip = clip::Clip::new(format, plain, &hessian, &columns);
+        assert_eq!(clip.is_some(), format.scalar.is_some(), "{}", format.name);
+        let (Some(clip), Some(scalar)) = (clip, format.scalar) else { continue };
         let (mut changed, mut better) = (0, 0);
         for row in weights.chunks_exact(4 * COLS) {
             let mut clipped = row.to_vec();
@@ -68,7 +70,7 @@ fn clipping_makes_outputs_better() {
                 let mut back = vec![0f32; w.len()];
                 (format.dequantize.unwrap())(&packed, &mut back);
                 back.iter_mut().zip(row).for_each(|(x, w)| *x -= w);
-                let group = format.scalar.map_or(32, |s| s.group());
+                let group = scalar.group();
                 let part = |g: usize| {
                     let mut e = vec![0f32; back.len()];
                     e[g * group..(g + 1) * group].copy_from_slice(&back[g * group..(g + 1) * group]);
