@@ -19,9 +19,9 @@ pub static LLAMA: Architecture = Architecture {
         "MistralModel",
     ],
     prefixes: PREFIXES,
-    tensors: &joined::<{ DENSE.len() + EXPERTS.len() }>(
+    tensors: &joined::<{ DENSE.len() + EXPERTS.len() + STACKED_EXPERTS.len() }>(
         &joined::<{ DENSE.len() }>(&BLOCK, &unless_experts(FEED)),
-        &EXPERTS,
+        &joined::<{ EXPERTS.len() + STACKED_EXPERTS.len() }>(&EXPERTS, &STACKED_EXPERTS),
     ),
     ignore: IGNORE,
     defaults: |class| match class {
@@ -89,8 +89,8 @@ const fn unless_experts(mut rules: [TensorRule; 6]) -> [TensorRule; 6] {
     rules
 }
 
-const EXPERTS: [TensorRule; 8] = [
-    // Mixtral: w1 is the gate, w3 up, w2 down; newer checkpoints fuse gate and up.
+const EXPERTS: [TensorRule; 5] = [
+    // Mixtral: w1 is the gate, w3 up, w2 down.
     TensorRule::new("model.layers.{i}.block_sparse_moe.gate.weight", "blk.{i}.ffn_gate_inp.weight").optional(),
     TensorRule::new("model.layers.{i}.mlp.gate.weight", "blk.{i}.ffn_gate_inp.weight").optional(),
     TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight", "blk.{i}.ffn_gate_exps.weight")
@@ -98,6 +98,10 @@ const EXPERTS: [TensorRule; 8] = [
     TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight", "blk.{i}.ffn_down_exps.weight")
         .optional(),
     TensorRule::new("model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight", "blk.{i}.ffn_up_exps.weight").optional(),
+];
+
+/// Experts of newer checkpoints, all of a layer in one tensor, gate and up fused; for relatives as well.
+pub const STACKED_EXPERTS: [TensorRule; 3] = [
     TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_gate_exps.weight")
         .fix(Fix::FirstHalf)
         .optional(),

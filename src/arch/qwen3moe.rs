@@ -1,7 +1,8 @@
 //! Qwen3 with a mixture of experts in every block.
 
 use super::common::{self, IGNORE, PREFIXES, Windowed};
-use super::{Architecture, Fix, TensorRule, folds, rope};
+use super::llama::STACKED_EXPERTS;
+use super::{Architecture, TensorRule, folds, joined, rope};
 use qconv_kernels::RopeStyle;
 use serde_json::json;
 
@@ -10,34 +11,7 @@ pub static QWEN3MOE: Architecture = Architecture {
     name: "qwen3moe",
     hf_classes: &["Qwen3MoeForCausalLM"],
     prefixes: PREFIXES,
-    tensors: &[
-        TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
-        TensorRule::new("model.norm.weight", "output_norm.weight"),
-        TensorRule::new("lm_head.weight", "output.weight").optional(),
-        TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").optional(),
-        TensorRule::new("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").optional(),
-        TensorRule::new("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
-        TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
-        TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
-        TensorRule::new("model.layers.{i}.mlp.gate.weight", "blk.{i}.ffn_gate_inp.weight"),
-        TensorRule::new("model.layers.{i}.mlp.experts.{e}.gate_proj.weight", "blk.{i}.ffn_gate_exps.weight").optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.{e}.up_proj.weight", "blk.{i}.ffn_up_exps.weight").optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.{e}.down_proj.weight", "blk.{i}.ffn_down_exps.weight").optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_gate_exps.weight")
-            .fix(Fix::FirstHalf)
-            .optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.gate_up_proj", "blk.{i}.ffn_up_exps.weight")
-            .fix(Fix::SecondHalf)
-            .optional(),
-        TensorRule::new("model.layers.{i}.mlp.experts.down_proj", "blk.{i}.ffn_down_exps.weight").optional(),
-    ],
+    tensors: &joined::<{ RULES.len() + STACKED_EXPERTS.len() }>(&RULES, &STACKED_EXPERTS),
     ignore: IGNORE,
     defaults: |_| {
         json!({
@@ -66,3 +40,25 @@ pub static QWEN3MOE: Architecture = Architecture {
     folds: folds::GATED,
     plan: |keys| common::read_llama_like(keys, RopeStyle::Neox),
 };
+
+const RULES: [TensorRule; 19] = [
+    TensorRule::new("model.embed_tokens.weight", "token_embd.weight"),
+    TensorRule::new("model.norm.weight", "output_norm.weight"),
+    TensorRule::new("lm_head.weight", "output.weight").optional(),
+    TensorRule::new("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.q_proj.weight", "blk.{i}.attn_q.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias").optional(),
+    TensorRule::new("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.k_proj.weight", "blk.{i}.attn_k.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias").optional(),
+    TensorRule::new("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.v_proj.weight", "blk.{i}.attn_v.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias").optional(),
+    TensorRule::new("model.layers.{i}.self_attn.o_proj.weight", "blk.{i}.attn_output.weight"),
+    TensorRule::new("model.layers.{i}.self_attn.o_proj.bias", "blk.{i}.attn_output.bias").optional(),
+    TensorRule::new("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"),
+    TensorRule::new("model.layers.{i}.mlp.gate.weight", "blk.{i}.ffn_gate_inp.weight"),
+    TensorRule::new("model.layers.{i}.mlp.experts.{e}.gate_proj.weight", "blk.{i}.ffn_gate_exps.weight").optional(),
+    TensorRule::new("model.layers.{i}.mlp.experts.{e}.up_proj.weight", "blk.{i}.ffn_up_exps.weight").optional(),
+    TensorRule::new("model.layers.{i}.mlp.experts.{e}.down_proj.weight", "blk.{i}.ffn_down_exps.weight").optional(),
+];

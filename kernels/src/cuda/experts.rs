@@ -10,13 +10,12 @@ use crate::{ExpertWeights, MixBuffers, Mixing, Result};
 use qconv_formats::block::BlockFormat;
 use std::sync::Arc;
 
-/// ExpertWeights that `pick` takes at most: as in experts.cu.
+/// Experts that `pick` takes at most: as in experts.cu.
 const MOST: usize = 1024;
 
 /// A layer's experts.
 pub struct Mixture {
     mixing: Mixing,
-    count: usize,
     gate: Option<Table>,
     up: Table,
     down: Table,
@@ -27,7 +26,7 @@ struct Table {
     /// `(experts)` addresses.
     addresses: Memory,
     /// Where they lead: alive for as long as the table.
-    _weights: Vec<Arc<Memory>>,
+    weights: Vec<Arc<Memory>>,
     format: &'static BlockFormat,
     rows: usize,
     cols: usize,
@@ -43,8 +42,8 @@ impl Table {
         }
         let addresses: Vec<u8> = weights.iter().flat_map(|w| w.memory.pointer().to_le_bytes()).collect();
         let addresses = Memory::upload(device, &addresses, "addresses of experts")?;
-        let _weights = weights.iter().map(|w| Arc::clone(&w.memory)).collect();
-        Ok(Some(Table { addresses, _weights, format, rows, cols }))
+        let weights = weights.iter().map(|w| Arc::clone(&w.memory)).collect();
+        Ok(Some(Table { addresses, weights, format, rows, cols }))
     }
 }
 
@@ -55,7 +54,6 @@ fn kernel(format: &BlockFormat) -> String {
 impl Mixture {
     /// See [`crate::Backend::mixture`].
     pub(super) fn new(device: &Device, mixing: Mixing, experts: &ExpertWeights<'_, Cuda>) -> Result<Option<Self>> {
-        let count = experts.up.len();
         let gate = match &experts.gate {
             Some(gate) => match Table::new(device, gate)? {
                 Some(table) => Some(table),
@@ -66,7 +64,7 @@ impl Mixture {
         let (Some(up), Some(down)) = (Table::new(device, &experts.up)?, Table::new(device, &experts.down)?) else {
             return Ok(None);
         };
-        Ok((count <= MOST).then_some(Mixture { mixing, count, gate, up, down }))
+        Ok((up.weights.len() <= MOST).then_some(Mixture { mixing, gate, up, down }))
     }
 
     /// See [`crate::Backend::mix`].
@@ -80,9 +78,10 @@ impl Mixture {
     ) -> Result<()> {
         let Mixing { used, normalize, activation } = self.mixing;
         let MixBuffers { picks, gate, up, each } = work;
-        let pick = device.launch("pick").floats(scores, self.count);
+        let count = self.up.weights.len();
+        let pick = device.launch("pick").floats(scores, count);
         let pick = pick.floats_mut(picks, used).floats_mut_from(picks, used, used);
-        pick.int(self.count).int(used).int(usize::from(normalize)).run((1, 1, 1), (32, 1, 1), 0)?;
+        pick.int(count).int(used).int(usize::from(normalize)).run((1, 1, 1), (32, 1, 1), 0)?;
 
         let picked = |x: &Buffer, own: bool, first: (&Table, &mut Buffer), second: Option<(&Table, &mut Buffer)>| {
             matvec(device, x, own, picks, used, first, second)
@@ -140,11 +139,7 @@ fn matvec(
             None => launch.none().none(),
         };
     }
-    let launch = launch.floats(picks, used);
-    let launch = match plan.activations {
-        Activations::Codes => x.codes().give(launch, len, x.len()).none(),
-        _ => launch.none().none().floats(x, len),
-    };
+    let launch = plan.activations.give_few(launch.floats(picks, used), x, len);
     let launch = launch.int(rows).int(cols).int(usize::from(own));
     plan.run(device, launch, tables * rows.div_ceil(plan.tile.0), used)
 }

@@ -42,6 +42,16 @@ pub(super) enum Activations {
     Rounded,
 }
 
+impl Activations {
+    /// Adds the first `len` floats to a launch of a kernel of matvec.cuh: codes and scales, then floats, of which it takes what it is for.
+    pub fn give_few<'a>(self, launch: Launch<'a>, x: &Buffer, len: usize) -> Launch<'a> {
+        match self {
+            Activations::Codes => x.codes().give(launch, len, x.len()).none(),
+            _ => launch.none().none().floats(x, len),
+        }
+    }
+}
+
 /// Threads of a block.
 #[derive(Clone, Copy)]
 enum Threads {
@@ -246,8 +256,7 @@ fn launch(
     }
     let (_, at) = room(n, cols);
     let launch = match plan.activations {
-        Activations::Floats => launch.none().none().floats(x, n * cols),
-        Activations::Codes => x.codes().give(launch, n * cols, x.len()).none(),
+        few @ (Activations::Floats | Activations::Codes) => few.give_few(launch, x, n * cols),
         Activations::Rounded => {
             launch.bytes(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes(workspace, at, n * 4)
         }
