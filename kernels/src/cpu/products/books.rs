@@ -139,7 +139,7 @@ pub(super) trait Books: Registers {
 
     /// Four parts of every fourth weight as parts of neighbours.
     fn interleave(self, fourths: [Self::Bytes; 4]) -> [Self::Bytes; 4];
-    /// Sums of 16 neighbours from [`Simd::dot`] of four parts of neighbours, with codes of at most 64 and activations from -127 to 127.
+    /// Sums of 16 neighbours from [`IntegerSums::dot`] of four parts of neighbours, with codes of at most 64 and activations from -127 to 127.
     fn sixteens(self, parts: [Self::Ints; 4]) -> Self::Ints;
     /// Tells the compiler to work these sums out before what is read later.
     #[inline(always)]

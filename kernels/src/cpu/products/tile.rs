@@ -116,7 +116,7 @@ pub(in crate::cpu) struct Work<'a> {
     pub(in crate::cpu) sums: &'a mut [[f32; ROWS]],
 }
 
-/// Multiplies a tile with all tokens. `PLUS` and `EIGHT` as in [`Codes`] and [`Simd::dot`].
+/// Multiplies a tile with all tokens. `PLUS` and `EIGHT` as in [`Codes`] and [`IntegerSums::dot`].
 pub(super) struct Multiply<'a, const GROUP: usize, const PLUS: bool, const EIGHT: bool> {
     pub(super) tile: &'a Tile,
     pub(super) work: Work<'a>,

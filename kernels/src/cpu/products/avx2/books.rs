@@ -2,8 +2,9 @@
 
 use super::super::books::{Books, Eights, Fours};
 use super::super::permutes::Permutes;
-use super::super::simd::{Simd, array};
-use super::{Pairs, Two, TwoFloats, ones_where};
+use super::super::simd::{ByteLanes, IntegerSums, array};
+use super::bytes::ones_where;
+use super::{Pairs, Two, TwoFloats};
 use std::arch::x86_64::*;
 
 /// Eight numbers of 16 bits, which the compiler has to take apart as integers. (By itself it moves them out of the register one by one, two

@@ -4,7 +4,7 @@
 use super::super::avx2::{Numbers, four_points, nibbles_as_bytes};
 use super::super::books::{Books, Eights, Fours};
 use super::super::permutes::Permutes;
-use super::super::simd::{Lines, Simd, array};
+use super::super::simd::{ByteLanes, IntegerSums, Lines, array};
 use super::Wide;
 use std::arch::x86_64::*;
 

@@ -1,0 +1,219 @@
+//! [`ByteLanes`] with AVX-512.
+
+use super::super::simd::{ByteLanes, array};
+use super::{Wide, by_quarter, line};
+use std::arch::x86_64::*;
+
+/// Four times eight neighbouring 16-bit numbers that begin so.
+#[inline(always)]
+fn words_from(first: [i16; 4]) -> __m512i {
+    let eight = |i: usize| std::array::from_fn(|j| first[i] + j as i16);
+    four_times_eight([eight(0), eight(1), eight(2), eight(3)])
+}
+
+/// 32 numbers of 16 bits.
+#[inline(always)]
+fn four_times_eight(x: [[i16; 8]; 4]) -> __m512i {
+    // SAFETY: used by the methods of `Wide` alone; 64 bytes.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
+    #[inline(always)]
+    fn load(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 64] = array(bytes, at);
+        now!(_mm512_loadu_si512(bytes.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn pair(self, bytes: &[u8], a: usize, b: usize) -> __m512i {
+        let (a, b): (&[u8; 32], &[u8; 32]) = (array(bytes, a), array(bytes, b));
+        now!(_mm512_inserti64x4::<1>(
+            _mm512_castsi256_si512(_mm256_loadu_si256(a.as_ptr().cast())),
+            _mm256_loadu_si256(b.as_ptr().cast())
+        ))
+    }
+
+    /// One load and one permutation where a register holds both.
+    #[inline(always)]
+    fn quads(self, bytes: &[u8], a: usize, b: usize) -> __m512i {
+        if bytes.len() > 64 && a < b && b + 16 - a <= 64 && (b - a).is_multiple_of(2) {
+            let window = a.min(bytes.len() - 64 - (bytes.len() - a) % 2);
+            let place = |at: usize| ((at - window) / 2) as i16;
+            let places = words_from([place(a), place(a), place(b), place(b)]);
+            return now!(_mm512_permutexvar_epi16(places, self.load(bytes, window)));
+        }
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
+        now!(_mm512_mask_broadcast_i32x4(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(a.as_ptr().cast())),
+            0xff00,
+            _mm_loadu_si128(b.as_ptr().cast())
+        ))
+    }
+
+    /// Loads of whole lines from the start of the unit, which other parts and the scales are taken from as well, and a
+    /// permutation. Loads of each block are more, and half of them reach into two lines.
+    #[inline(always)]
+    fn blocks(self, unit: &[u8], block: usize, at: usize, part: usize) -> __m512i {
+        let (a, b) = (2 * part * block + at, (2 * part + 1) * block + at);
+        let (first, second) = (line(unit, a), line(unit, b + 30));
+        let [a, b, c, d] = [a, a + 16, b, b + 16];
+        // A place in the second register counts on from the first.
+        let places = |at: usize| {
+            let step = |i: usize| {
+                let at = at + 2 * i;
+                (if at < first + 64 { (at - first) / 2 } else { 32 + (at - second) / 2 }) as i16
+            };
+            [step(0), step(1), step(2), step(3), step(4), step(5), step(6), step(7)]
+        };
+        let places = four_times_eight([places(a), places(b), places(c), places(d)]);
+        now!(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second)))
+    }
+
+    #[inline(always)]
+    fn heads(self, a: &[u8], b: &[u8]) -> __m512i {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(a, 0), array(b, 0));
+        let both = now!(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast()));
+        let places = now!(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3));
+        now!(_mm512_permutexvar_epi64(places, _mm512_castsi256_si512(both)))
+    }
+
+    #[inline(always)]
+    fn pick(self, b: __m512i, table: &[u8; 64]) -> __m512i {
+        now!(_mm512_shuffle_epi8(b, self.load(table, 0)))
+    }
+
+    #[inline(always)]
+    fn and_quarters(self, b: __m512i, masks: [u8; 4]) -> __m512i {
+        let [p, q, r, s] = masks.map(|mask| u32::from(mask) * 0x0101_0101);
+        now!(_mm512_and_si512(b, by_quarter(p, q, r, s)))
+    }
+
+    #[inline(always)]
+    fn and_all(self, b: __m512i, mask: &[u8; 64]) -> __m512i {
+        now!(_mm512_and_si512(b, self.load(mask, 0)))
+    }
+
+    #[inline(always)]
+    fn words(self, w: [u64; 8]) -> __m512i {
+        let [a, b, c, d, e, f, g, h] = w;
+        now!(_mm512_setr_epi64(a as i64, b as i64, c as i64, d as i64, e as i64, f as i64, g as i64, h as i64))
+    }
+
+    #[inline(always)]
+    fn quarters(self, bytes: &[u8], at: [usize; 4]) -> __m512i {
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, at[0]), array(bytes, at[1]));
+        let (c, d): (&[u8; 16], &[u8; 16]) = (array(bytes, at[2]), array(bytes, at[3]));
+        now!(_mm512_inserti64x4::<1>(
+            _mm512_castsi256_si512(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast())),
+            _mm256_loadu2_m128i(d.as_ptr().cast(), c.as_ptr().cast())
+        ))
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 32] = array(bytes, at);
+        now!(_mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn multiply_bytes(self, a: __m512i, b: &[u8; 64]) -> __m512i {
+        let b = self.load(b, 0);
+        let even = now!(_mm512_mullo_epi16(a, b));
+        let high = now!(_mm512_and_si512(a, _mm512_set1_epi16(0xff00u16 as i16)));
+        let odd = now!(_mm512_mullo_epi16(high, _mm512_srli_epi16::<8>(b)));
+        now!(_mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, even, odd))
+    }
+
+    #[inline(always)]
+    fn reached(self, b: __m512i, low: u8, high: u8) -> __m512i {
+        let low = now!(_mm512_cmpge_epu8_mask(b, _mm512_set1_epi8(low as i8)));
+        let high = now!(_mm512_cmpge_epu8_mask(b, _mm512_set1_epi8(high as i8)));
+        let one = now!(_mm512_set1_epi8(1));
+        let ones = now!(_mm512_maskz_mov_epi8(low, one));
+        now!(_mm512_mask_add_epi8(ones, high, ones, one))
+    }
+
+    #[inline(always)]
+    fn xor_all(self, a: __m512i, b: __m512i) -> __m512i {
+        now!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn and_words(self, b: __m512i, mask: u32) -> __m512i {
+        now!(_mm512_and_si512(b, _mm512_set1_epi32(mask as i32)))
+    }
+
+    #[inline(always)]
+    fn words_left<const N: u32>(self, b: __m512i) -> __m512i {
+        now!(_mm512_slli_epi32::<N>(b))
+    }
+
+    #[inline(always)]
+    fn words_right<const N: u32>(self, b: __m512i) -> __m512i {
+        now!(_mm512_srli_epi32::<N>(b))
+    }
+
+    #[inline(always)]
+    fn where_set(self, mask: u64, value: u8) -> __m512i {
+        now!(_mm512_maskz_set1_epi8(mask, value as i8))
+    }
+
+    #[inline(always)]
+    fn shift(self, counts: [u32; 4], b: __m512i) -> __m512i {
+        now!(_mm512_srlv_epi32(b, by_quarter(counts[0], counts[1], counts[2], counts[3])))
+    }
+
+    #[inline(always)]
+    fn shift_up(self, counts: [u32; 4], b: __m512i) -> __m512i {
+        now!(_mm512_sllv_epi32(b, by_quarter(counts[0], counts[1], counts[2], counts[3])))
+    }
+
+    #[inline(always)]
+    fn nibbles_of_longs(self, bytes: &[u8], at: usize) -> __m512i {
+        let bytes: &[u8; 32] = array(bytes, at);
+        let longs = now!(_mm512_castsi256_si512(_mm256_loadu_si256(bytes.as_ptr().cast())));
+        let twice = now!(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), longs));
+        self.and(now!(_mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 4, 0, 4, 0, 4, 0, 4))), 15)
+    }
+
+    #[inline(always)]
+    fn and(self, b: __m512i, mask: u8) -> __m512i {
+        now!(_mm512_and_si512(b, _mm512_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn xor(self, b: __m512i, mask: u8) -> __m512i {
+        now!(_mm512_xor_si512(b, _mm512_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn add(self, b: __m512i, value: u8) -> __m512i {
+        now!(_mm512_add_epi8(b, _mm512_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn add_all(self, a: __m512i, b: __m512i) -> __m512i {
+        now!(_mm512_add_epi8(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        now!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], b: __m512i) -> __m512i {
+        now!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), b))
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; 16]) -> __m512i {
+        now!(_mm512_loadu_si512(from.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store(self, b: __m512i, to: &mut [u32; 16]) {
+        now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), b))
+    }
+}

@@ -1,0 +1,46 @@
+//! [`IntegerSums`] with AVX-512.
+
+use super::super::simd::IntegerSums;
+use super::{Wide, by_quarter};
+use std::arch::x86_64::*;
+
+impl<const VBMI: bool> IntegerSums for Wide<VBMI> {
+    #[inline(always)]
+    fn start(self, _: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> __m512i {
+        if offset[0] == 0 {
+            return now!(_mm512_setzero_si512());
+        }
+        let [a, b, c, d] = offset.map(u8::ilog2);
+        now!(_mm512_sllv_epi32(_mm512_loadu_si512(minus_fours.as_ptr().cast()), by_quarter(a, b, c, d)))
+    }
+
+    #[inline(always)]
+    fn dot(self, _: bool, sum: __m512i, codes: __m512i, x: __m512i) -> __m512i {
+        now!(_mm512_dpbusd_epi32(sum, codes, x))
+    }
+
+    #[inline(always)]
+    fn start_group(self, _: bool, offset_log2: u32, minus_sum: i32) -> __m512i {
+        now!(_mm512_sll_epi32(_mm512_set1_epi32(minus_sum), _mm_cvtsi32_si128(offset_log2 as i32)))
+    }
+
+    #[inline(always)]
+    fn dot_four(self, _: bool, sum: __m512i, codes: __m512i, x: [u8; 4]) -> __m512i {
+        now!(_mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(i32::from_le_bytes(x))))
+    }
+
+    #[inline(always)]
+    fn stored(self, _: bool, codes: __m512i) -> __m512i {
+        codes
+    }
+
+    #[inline(always)]
+    fn to_floats(self, i: __m512i) -> __m512 {
+        now!(_mm512_cvtepi32_ps(i))
+    }
+
+    #[inline(always)]
+    fn store_ints(self, i: __m512i, to: &mut [i32; 16]) {
+        now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), i))
+    }
+}
