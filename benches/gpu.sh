@@ -358,11 +358,11 @@ speed() {
     done
 }
 
-# Tokens a second with other constants, each in a line: warps that a single token's products should have, blocks of them that a
+# Tokens a second with other constants, each in a line: without graphs, warps that a single token's products should have, blocks of them that a
 # multiprocessor should hold. The first and the last line are as built: what differs between these is chance.
 sweep() {
     local model=$1 setting speed status=0
-    for setting in "" QCONV_CUDA_WARPS={1,3168,6336,25344,1000000} $(ls -d "$PWD"/resident-* 2>/dev/null | sed 's/^/QCONV_CUDA_IMAGES=/') ""; do
+    for setting in "" QCONV_CUDA_GRAPHS=0 QCONV_CUDA_WARPS={1,3168,6336,25344,1000000} $(ls -d "$PWD"/resident-* 2>/dev/null | sed 's/^/QCONV_CUDA_IMAGES=/') ""; do
         speed=$(env $setting ./qconv bench "$model" -p 0 -n "${TOKENS:-128}" -r 2 --backend cuda --json 2>sweep.log |
             sed -n 's/.*"tokens_per_second": *\([0-9.]*\).*/\1/p' | head -1)
         if [ -n "$speed" ]; then

@@ -189,6 +189,41 @@ fn a_model_that_is_split_gives_the_same_text() {
     assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// Kernels and graphs that a run has launched; kernels within graphs do not count.
+fn launches(told: &str) -> (usize, usize) {
+    let (_, counts) = told.split_once("stand-in libcuda: launched ").unwrap_or_else(|| panic!("no counts: {told}"));
+    let mut numbers = counts.split_whitespace().filter_map(|word| word.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// The layers on the card are one graph a token, whatever the family, and no bit of any logit differs from those of the same kernels
+/// launched one by one.
+#[test]
+fn a_token_of_a_split_model_is_a_graph() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (ids, out) = (scratch.path().join("ids"), scratch.path().join("out"));
+    const TOKENS: usize = 5;
+    std::fs::write(&ids, serde_json::to_string(&[3, 1, 4, 1, 5][..TOKENS]).unwrap()).unwrap();
+    let list = |of: &str| std::fs::read_dir(fixture(of)).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir());
+    let folders: Vec<_> = list("architectures").chain(list("configurations")).collect();
+    assert!(folders.len() >= 20, "the fixtures are not there");
+    for folder in folders {
+        let run = |graphs| {
+            let model = ["run", arg(&folder), "--tokens", arg(&ids), "--logits", arg(&out), "-b", "1"];
+            let args = [&model[..], &["--backend", "cuda", "--gpu-layers", "1"]].concat();
+            let (_, told) = ok(&args, &[("QCONV_STAND_IN_COUNTS", "1"), ("QCONV_CUDA_GRAPHS", graphs)])?;
+            Some((launches(&told), std::fs::read(&out).unwrap()))
+        };
+        let Some(((plain, none), want)) = run("0") else { return };
+        let ((kernels, graphs), got) = run("1").unwrap();
+        // The first token runs plainly; behind every token's layers its row is taken for the output.
+        assert_eq!((none, graphs), (0, TOKENS - 1), "{}", folder.display());
+        let of_a_token = (plain - TOKENS) / TOKENS;
+        assert_eq!(kernels, of_a_token + TOKENS, "{}: {plain} launched one by one", folder.display());
+        assert!(got == want, "{}: logits differ", folder.display());
+    }
+}
+
 #[test]
 fn perplexity_is_the_processors_within_half_a_percent() {
     let (scratch, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));

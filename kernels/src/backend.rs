@@ -195,16 +195,33 @@ pub trait Backend {
     }
 
     /// Runs `step`, which is the same sequence of operations on the same buffers whenever it comes with the same `recording`. A
-    /// backend may record what it does and replay that instead of running it; operations that copy to or from the host must not
-    /// be part of it. `at`: the step computes this one token at this position; `None`: it knows of neither.
+    /// backend may record what it does and replay that instead of running it; a step that copies to or from the host is never
+    /// recorded. `at`: the step computes this one token at this position; `None`: it knows of neither.
     fn repeat(
         &self,
         recording: &mut Self::Recording,
         at: Option<(u32, usize)>,
         step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
+        if self.begin_step(recording, at)? {
+            return Ok(());
+        }
+        let outcome = step();
+        if self.end_step(recording, outcome)? { Ok(()) } else { step() }
+    }
+
+    /// The operations that follow are those of a step (see [`Backend::repeat`]). True: they were replayed, and are not to be called;
+    /// false: they are to be called, and then [`Backend::end_step`].
+    fn begin_step(&self, recording: &mut Self::Recording, at: Option<(u32, usize)>) -> Result<bool> {
         let _ = (recording, at);
-        step()
+        Ok(false)
+    }
+
+    /// All operations of the step were called, with this outcome. False: they could not be recorded and have not run; they are to
+    /// be called again.
+    fn end_step(&self, recording: &mut Self::Recording, outcome: Result<()>) -> Result<bool> {
+        let _ = recording;
+        outcome.map(|()| true)
     }
 
     /// Begins to take the time of everything that runs, which slows it down.

@@ -4,30 +4,71 @@
 //! their numbers are. A buffer exists on both sides and knows on which its floats count. Where an operation needs them on the
 //! other side they are copied through the host: once behind the first side's last layer, and once behind the second's.
 //!
-//! What belongs to no layer (embeddings, the output) is on the first side. Tokens are not recorded ([`Backend::repeat`]), since they
-//! are copied on the way; a recording of the second side's layers alone would save little, as the first side's take most of the time.
+//! What belongs to no layer (embeddings, the output) is on the first side.
+//!
+//! Of a token that is repeated ([`Backend::repeat`]) the second side's layers are its step: they come last, and all of them are
+//! called one after the other. The step begins with the first of their operations, behind the copy of what it needs, and ends
+//! with the token. Where the second side replays it, the first one computes as ever, and the second one's operations are only
+//! told which floats count where.
 
-use crate::{Activation, Attention, Backend, CacheShape, DeviceUse, KernelTime, Norm, Product, Result, Rope};
+use crate::{
+    Activation, Attention, Backend, CacheShape, DeviceUse, Error, ExpertWeights, KernelTime, MixBuffers, Mixing, Norm,
+    Product, Result, Rope,
+};
 use qconv_formats::QTensor;
 use std::cell::{Ref, RefCell};
 
 /// Two backends as one.
-pub struct Split<A, B> {
+pub struct Split<A, B: Backend> {
     first: A,
     second: B,
     /// Layers on the first side.
     layers: usize,
+    /// The token that is being computed, if it is one that is repeated.
+    step: RefCell<Option<Step<B>>>,
+}
+
+/// The second side's part of a token.
+struct Step<B: Backend> {
+    recording: B::Recording,
+    at: Option<(u32, usize)>,
+    /// Whether it is replayed. `None`: none of its operations has come yet.
+    replayed: Option<bool>,
 }
 
 impl<A: Backend, B: Backend> Split<A, B> {
     /// The first `layers` layers on `first`, with all that belongs to no layer, and the others on `second`.
     pub fn new(first: A, second: B, layers: usize) -> Self {
-        Split { first, second, layers }
+        Split { first, second, layers, step: RefCell::new(None) }
     }
 
     /// The side of a layer.
     fn side_of(&self, layer: usize) -> Side {
         if layer < self.layers { Side::First } else { Side::Second }
+    }
+
+    /// Whether an operation of the second side, whose floats are there, is part of what was replayed. The first one of a step asks
+    /// for that.
+    fn replays(&self) -> Result<bool> {
+        let mut step = self.step.borrow_mut();
+        let Some(step) = &mut *step else { return Ok(false) };
+        let replayed = match step.replayed {
+            Some(replayed) => replayed,
+            None => self.second.begin_step(&mut step.recording, step.at)?,
+        };
+        step.replayed = Some(replayed);
+        Ok(replayed)
+    }
+
+    /// Errors: the second side has replayed its operations already, and gets floats for one of them only now. What was recorded
+    /// had them before, so that this is the program's fault.
+    fn refuse_to_be_late(&self) -> Result<()> {
+        match &*self.step.borrow() {
+            Some(Step { replayed: Some(true), .. }) => {
+                Err(Error::Device("layers of the second side were replayed before their activations were there".into()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -77,6 +118,7 @@ impl<A: Backend, B: Backend> Floats<A, B> {
         let mut host = vec![0.0; self.len.max(len)];
         match from {
             Side::First => {
+                split.refuse_to_be_late()?;
                 split.first.read(&self.first, &mut host)?;
                 split.second.write(&host, &mut self.second)?;
             }
@@ -97,6 +139,28 @@ impl<A: Backend, B: Backend> Buffer<A, B> {
     }
 }
 
+/// A layer's experts on their side, and how many there are, and how wide.
+pub struct Mixture<A: Backend, B: Backend> {
+    place: Mixed<A, B>,
+    used: usize,
+    hidden: usize,
+    width: usize,
+}
+
+enum Mixed<A: Backend, B: Backend> {
+    First(A::Mixture),
+    Second(B::Mixture),
+}
+
+impl<A: Backend, B: Backend> Mixture<A, B> {
+    fn side(&self) -> Side {
+        match self.place {
+            Mixed::First(_) => Side::First,
+            Mixed::Second(_) => Side::Second,
+        }
+    }
+}
+
 /// Keys and values: each layer's on its side.
 pub struct Cache<A: Backend, B: Backend> {
     first: A::Cache,
@@ -106,12 +170,19 @@ pub struct Cache<A: Backend, B: Backend> {
 
 /// The two sides, each with the same functions.
 macro_rules! half {
-    ($half:ident, $backend:ident, $field:ident, $variant:ident, $layer:expr) => {
-        struct $half<'s, A, B>(&'s Split<A, B>);
+    ($half:ident, $backend:ident, $field:ident, $variant:ident, $layer:expr, $replays:expr) => {
+        struct $half<'s, A: Backend, B: Backend>(&'s Split<A, B>);
 
         impl<A: Backend, B: Backend> $half<'_, A, B> {
             fn backend(&self) -> &$backend {
                 &self.0.$field
+            }
+
+            /// Runs an operation of the forward pass, unless it was replayed. What it reads and writes is told before, by the functions
+            /// below, in either case.
+            fn run(&self, operation: impl FnOnce(&$backend) -> Result<()>) -> Result<()> {
+                let replays: fn(&Split<A, B>) -> Result<bool> = $replays;
+                if replays(self.0)? { Ok(()) } else { operation(self.backend()) }
             }
 
             /// A weight of this side.
@@ -120,6 +191,10 @@ macro_rules! half {
                     Placed::$variant(weight) => weight,
                     _ => panic!("weights that are used together belong to one layer"),
                 }
+            }
+
+            fn weights<'w>(&self, weights: &[&'w Weight<A, B>]) -> Vec<&'w $backend::Weight> {
+                weights.iter().map(|weight| self.weight(weight)).collect()
             }
 
             /// The first `len` floats of a buffer, to be read.
@@ -151,6 +226,28 @@ macro_rules! half {
                 &mut cache.$field
             }
 
+            fn mixture<'m>(&self, mixture: &'m Mixture<A, B>) -> &'m $backend::Mixture {
+                match &mixture.place {
+                    Mixed::$variant(mixture) => mixture,
+                    _ => unreachable!("it was asked for its side"),
+                }
+            }
+
+            /// A layer's experts, if this side picks them itself.
+            fn new_mixture(
+                &self,
+                mixing: Mixing,
+                experts: &ExpertWeights<'_, Split<A, B>>,
+            ) -> Result<Option<Mixed<A, B>>> {
+                let ExpertWeights { gate, up, down } = experts;
+                let experts = ExpertWeights {
+                    gate: gate.as_deref().map(|gate| self.weights(gate)),
+                    up: self.weights(up),
+                    down: self.weights(down),
+                };
+                Ok(self.backend().mixture(mixing, &experts)?.map(Mixed::$variant))
+            }
+
             /// The number of a layer in this side's cache.
             fn layer(&self, layer: usize) -> usize {
                 let before: fn(usize) -> usize = $layer;
@@ -159,8 +256,8 @@ macro_rules! half {
         }
     };
 }
-half!(First, A, first, First, |_| 0);
-half!(Second, B, second, Second, |layers| layers);
+half!(First, A, first, First, |_| 0, |_| Ok(false));
+half!(Second, B, second, Second, |layers| layers, Split::replays);
 
 /// The same for either side.
 macro_rules! on {
@@ -182,8 +279,24 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
     type Weight = Weight<A, B>;
     type Buffer = Buffer<A, B>;
     type Cache = Cache<A, B>;
-    type Recording = ();
-    type Mixture = std::convert::Infallible; // the host picks
+    type Recording = B::Recording;
+    type Mixture = Mixture<A, B>;
+
+    /// Only a token's: what comes behind the layers is the first side's.
+    fn begin_step(&self, recording: &mut Self::Recording, at: Option<(u32, usize)>) -> Result<bool> {
+        let step = at.map(|_| Step { recording: std::mem::take(recording), at, replayed: None });
+        self.step.replace(step);
+        Ok(false)
+    }
+
+    fn end_step(&self, recording: &mut Self::Recording, outcome: Result<()>) -> Result<bool> {
+        let Some(step) = self.step.take() else { return outcome.map(|()| true) };
+        *recording = step.recording;
+        match step.replayed {
+            Some(false) => self.second.end_step(recording, outcome),
+            _ => outcome.map(|()| true),
+        }
+    }
 
     fn name(&self) -> String {
         format!("{} for {} layers and the output, {} for the rest", self.first.name(), self.layers, self.second.name())
@@ -258,7 +371,8 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
 
     fn embed(&self, table: &Self::Weight, rows: &[u32], out: &mut Self::Buffer) -> Result<()> {
         on!(self, table.side(), |half| {
-            half.backend().embed(half.weight(table), rows, half.write(out, rows.len() * table.cols))
+            let out = half.write(out, rows.len() * table.cols);
+            half.run(|b| b.embed(half.weight(table), rows, out))
         })
     }
 
@@ -275,7 +389,8 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
     ) -> Result<()> {
         on!(self, weight.side(), |half| {
             let (bias, x) = (bias.map(|b| half.weight(b)), half.floats(x, rows * cols)?);
-            half.backend().norm(norm, eps, half.weight(weight), bias, &x, half.write(out, rows * cols), rows, cols)
+            let out = half.write(out, rows * cols);
+            half.run(|b| b.norm(norm, eps, half.weight(weight), bias, &x, out, rows, cols))
         })
     }
 
@@ -295,7 +410,7 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
             let (bias, y) = (bias.map(|b| half.weight(b)), half.floats(y, rows * cols)?);
             let x = half.change(x, rows * cols)?;
             let out = half.write(out, rows * cols);
-            half.backend().add_norm(x, &y, norm, eps, half.weight(weight), bias, out, rows, cols)
+            half.run(|b| b.add_norm(x, &y, norm, eps, half.weight(weight), bias, out, rows, cols))
         })
     }
 
@@ -309,7 +424,8 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
                 bias: p.bias.map(|b| half.weight(b)),
                 out: half.write(p.out, n * p.weight.rows),
             });
-            half.backend().matmul(&x, n, &mut products.collect::<Vec<_>>())
+            let mut products: Vec<_> = products.collect();
+            half.run(|b| b.matmul(&x, n, &mut products))
         })
     }
 
@@ -323,7 +439,8 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         start: usize,
     ) -> Result<()> {
         on!(self, x.side(), |half| {
-            half.backend().rope(rope, half.change(x, n * heads * head_dim)?, n, heads, head_dim, start)
+            let x = half.change(x, n * heads * head_dim)?;
+            half.run(|b| b.rope(rope, x, n, heads, head_dim, start))
         })
     }
 
@@ -339,7 +456,7 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         let CacheShape { key_width, value_width, .. } = cache.shape;
         on!(self, self.side_of(layer), |half| {
             let (k, v) = (half.floats(k, n * key_width)?, half.floats(v, n * value_width)?);
-            half.backend().store(half.cache_mut(cache), half.layer(layer), &k, &v, start, n)
+            half.run(|b| b.store(half.cache_mut(cache), half.layer(layer), &k, &v, start, n))
         })
     }
 
@@ -361,7 +478,7 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         on!(self, self.side_of(layer), |half| {
             let (q, k) = (half.change(q, n * heads * key_dim)?, half.change(k, n * key_width)?);
             let (v, cache, layer) = (half.floats(v, n * value_width)?, half.cache_mut(cache), half.layer(layer));
-            half.backend().rope_store(rope, heads, kv_heads, key_dim, q, k, &v, cache, layer, start, n)
+            half.run(|b| b.rope_store(rope, heads, kv_heads, key_dim, q, k, &v, cache, layer, start, n))
         })
     }
 
@@ -378,7 +495,7 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         on!(self, self.side_of(layer), |half| {
             let q = half.floats(q, n * shape.heads * shape.key_dim)?;
             let out = half.write(out, n * shape.heads * shape.value_dim);
-            half.backend().attention(shape, &q, half.cache(cache), half.layer(layer), start, n, out)
+            half.run(|b| b.attention(shape, &q, half.cache(cache), half.layer(layer), start, n, out))
         })
     }
 
@@ -406,40 +523,86 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
             let v = half.floats(v, rows * kv_heads * value_dim)?;
             let mut caches: Vec<_> = caches.iter_mut().map(|cache| half.cache_mut(cache)).collect();
             let out = half.write(out, rows * heads * value_dim);
-            half.backend().attend_each(rope, shape, q, k, &v, &mut caches, half.layer(layer), start, n, out)
+            half.run(|b| b.attend_each(rope, shape, q, k, &v, &mut caches, half.layer(layer), start, n, out))
+        })
+    }
+
+    fn mixture(&self, mixing: Mixing, experts: &ExpertWeights<'_, Self>) -> Result<Option<Self::Mixture>> {
+        let Some(&up) = experts.up.first() else { return Ok(None) };
+        let place = on!(self, up.side(), |half| half.new_mixture(mixing, experts))?;
+        Ok(place.map(|place| Mixture { place, used: mixing.used, hidden: up.rows, width: up.cols }))
+    }
+
+    fn mix(
+        &self,
+        mixture: &Self::Mixture,
+        scores: &Self::Buffer,
+        x: &Self::Buffer,
+        work: MixBuffers<'_, Self>,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        let &Mixture { used, hidden, width, .. } = mixture;
+        on!(self, mixture.side(), |half| {
+            // As far as they were written: a token's.
+            let (scores, x) = (half.floats(scores, 0)?, half.floats(x, 0)?);
+            let work = MixBuffers {
+                picks: half.write(work.picks, 2 * used),
+                gate: half.write(work.gate, used * hidden),
+                up: half.write(work.up, used * hidden),
+                each: half.write(work.each, used * width),
+            };
+            let out = half.write(out, width);
+            half.run(|b| b.mix(half.mixture(mixture), &scores, &x, work, out))
         })
     }
 
     fn gate(&self, activation: Activation, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize) -> Result<()> {
         on!(self, gate.side(), |half| {
-            half.backend().gate(activation, half.change(gate, len)?, &*half.floats(up, len)?, len)
+            let (gate, up) = (half.change(gate, len)?, half.floats(up, len)?);
+            half.run(|b| b.gate(activation, gate, &up, len))
         })
     }
 
     fn activate(&self, activation: Activation, x: &mut Self::Buffer, len: usize) -> Result<()> {
-        on!(self, x.side(), |half| half.backend().activate(activation, half.change(x, len)?, len))
+        on!(self, x.side(), |half| {
+            let x = half.change(x, len)?;
+            half.run(|b| b.activate(activation, x, len))
+        })
     }
 
     fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<()> {
-        on!(self, y.side(), |half| half.backend().add(half.change(x, len)?, &*half.floats(y, len)?, len))
+        on!(self, y.side(), |half| {
+            let (x, y) = (half.change(x, len)?, half.floats(y, len)?);
+            half.run(|b| b.add(x, &y, len))
+        })
     }
 
     fn scale(&self, x: &mut Self::Buffer, factor: f32, len: usize) -> Result<()> {
-        on!(self, x.side(), |half| half.backend().scale(half.change(x, len)?, factor, len))
+        on!(self, x.side(), |half| {
+            let x = half.change(x, len)?;
+            half.run(|b| b.scale(x, factor, len))
+        })
     }
 
     fn soft_cap(&self, x: &mut Self::Buffer, cap: f32, len: usize) -> Result<()> {
-        on!(self, x.side(), |half| half.backend().soft_cap(half.change(x, len)?, cap, len))
+        on!(self, x.side(), |half| {
+            let x = half.change(x, len)?;
+            half.run(|b| b.soft_cap(x, cap, len))
+        })
     }
 
     fn argmax(&self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer) -> Result<()> {
-        on!(self, x.side(), |half| half.backend().argmax(&*half.floats(x, len)?, len, half.write(out, 1)))
+        on!(self, x.side(), |half| {
+            let (x, out) = (half.floats(x, len)?, half.write(out, 1));
+            half.run(|b| b.argmax(&x, len, out))
+        })
     }
 
     fn gather(&self, x: &Self::Buffer, rows: &[u32], cols: usize, out: &mut Self::Buffer) -> Result<()> {
         on!(self, x.side(), |half| {
             let x = half.floats(x, reach(rows) * cols)?;
-            half.backend().gather(&x, rows, cols, half.write(out, rows.len() * cols))
+            let out = half.write(out, rows.len() * cols);
+            half.run(|b| b.gather(&x, rows, cols, out))
         })
     }
 
@@ -452,8 +615,8 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         out: &mut Self::Buffer,
     ) -> Result<()> {
         on!(self, x.side(), |half| {
-            let out = half.change(out, reach(rows) * cols)?;
-            half.backend().scatter_add(&*half.floats(x, rows.len() * cols)?, rows, factors, cols, out)
+            let (x, out) = (half.floats(x, rows.len() * cols)?, half.change(out, reach(rows) * cols)?);
+            half.run(|b| b.scatter_add(&x, rows, factors, cols, out))
         })
     }
 }

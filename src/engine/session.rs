@@ -205,7 +205,7 @@ impl<'e, B: Backend> Session<'e, B> {
         let stop = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
         self.rows = 0;
         let done = match *batch {
-            [token] if !watch.somebody() && engine.repeats() => {
+            [token] if !watch.somebody() => {
                 // Over within milliseconds: whoever wants to stop can wait for it.
                 let mut step = || {
                     let never = || false;

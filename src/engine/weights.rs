@@ -116,15 +116,6 @@ impl<'b, B: Backend> Engine<'b, B> {
         self.weight_bytes
     }
 
-    /// Whether a token is computed by the same operations as the one before, without the host, who may have to pick experts.
-    pub(super) fn repeats(&self) -> bool {
-        let by_itself = |feed: &FeedWeights<B>| match feed {
-            FeedWeights::Dense(_) => true,
-            FeedWeights::Experts { mixture, .. } => mixture.is_some(),
-        };
-        self.blocks.iter().all(|b| by_itself(&b.feed))
-    }
-
     /// The matrix that gives logits.
     pub(super) fn head(&self) -> &B::Weight {
         self.output.as_ref().unwrap_or(&self.embedding)

@@ -13,10 +13,12 @@
 // 5. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB),
 //    QCONV_STAND_IN_DRIVER (12040), QCONV_STAND_IN_INIT (0; another status of cuInit) make devices and drivers that qconv has to refuse.
 //    A driver before 12040 loads functions with their first launch only, and refuses that while recording.
+//    QCONV_STAND_IN_COUNTS=1: says on standard error in the end how many kernels and how many graphs were launched.
 //    QCONV_STAND_IN_MULTIPROCESSORS (132). QCONV_STAND_IN_POOLS=0: no memory pools. QCONV_STAND_IN_NVML=0: the management library
 //    does not start.
 #include "image.h"
 #include "runtime.h"
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -128,6 +130,14 @@ unsigned most_shared() {
         default: return 227 << 10;
     }
 }
+
+// Launches that were asked for, those in graphs apart: a graph counts once.
+struct Counts {
+    std::atomic<unsigned> kernels{0}, graphs{0};
+    ~Counts() {
+        if (*setting("QCONV_STAND_IN_COUNTS", "")) fprintf(stderr, "stand-in libcuda: launched %u kernels, %u graphs\n", kernels.load(), graphs.load());
+    }
+} counts;
 
 Status refuse(Status status, const char* call, const char* why) {
     fprintf(stderr, "stand-in libcuda: %s: %s\n", call, why);
@@ -484,6 +494,7 @@ CUDA_API cuGraphUpload(void*, void*) { return SUCCESS; }
 CUDA_API cuGraphLaunch(void* executable, void* stream) {
     NEED_CONTEXT;
     NOT_RECORDED(stream);  // a device takes it as a graph within the graph
+    ++counts.graphs;
     return submit(stream, [graph = *static_cast<Executable*>(executable)] {
         for (const Step& step : graph->steps)
             if (Status status = step()) return status;
@@ -591,6 +602,7 @@ CUDA_API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, u
     };
     for (unsigned i = 0; i < kernel.count; ++i)
         if (kernel.sizes[i] == 8) numbers[i] = number_of(kept[i][0]);
+    if (!stream_of(stream).capture) ++counts.kernels;
     return submit(stream, [=, &kernel] {
         std::vector<void*> arguments;
         for (unsigned i = 0; i < kernel.count; ++i) {

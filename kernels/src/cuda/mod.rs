@@ -82,13 +82,12 @@ impl Backend for Cuda {
         bandwidth::copy(&self.device).ok()
     }
 
-    fn repeat(
-        &self,
-        recording: &mut Recording,
-        at: Option<(u32, usize)>,
-        step: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        record::repeat(&self.device, recording, at, step)
+    fn begin_step(&self, recording: &mut Recording, at: Option<(u32, usize)>) -> Result<bool> {
+        record::begin(&self.device, recording, at)
+    }
+
+    fn end_step(&self, recording: &mut Recording, outcome: Result<()>) -> Result<bool> {
+        record::end(&self.device, recording, outcome)
     }
 
     fn stopwatch(&self) -> Result<Stopwatch<'_>> {

@@ -21,6 +21,8 @@ enum State {
     New,
     /// It has run, and could not be recorded so many times: a workspace had to grow, or it does what cannot be recorded.
     Warm { failures: usize },
+    /// Launches are being captured, to be good up to so many positions.
+    Capturing { failures: usize, positions: usize },
     /// It is recorded.
     Recorded { graph: CudaGraph, positions: usize },
 }
@@ -31,22 +33,19 @@ const FIRST: usize = 128;
 /// Failures after which it is not tried again.
 const MOST_FAILURES: usize = 3;
 
-/// See [`crate::Backend::repeat`].
-pub(super) fn repeat(
-    device: &Device,
-    recording: &mut Recording,
-    at: Option<(u32, usize)>,
-    step: &mut dyn FnMut() -> Result<()>,
-) -> Result<()> {
+/// See [`crate::Backend::begin_step`].
+pub(super) fn begin(device: &Device, recording: &mut Recording, at: Option<(u32, usize)>) -> Result<bool> {
     let Recording(state) = recording;
+    if !device.tuning().graphs || device.is_profiled() {
+        return Ok(false);
+    }
     let failures = match state {
         State::New => {
             *state = State::Warm { failures: 0 };
-            return step();
+            return Ok(false);
         }
-        State::Warm { failures } if *failures >= MOST_FAILURES || device.is_profiled() => return step(),
-        State::Warm { failures } => *failures,
-        State::Recorded { .. } if device.is_profiled() => return step(),
+        State::Warm { failures } if *failures >= MOST_FAILURES => return Ok(false),
+        State::Warm { failures } | State::Capturing { failures, .. } => *failures,
         State::Recorded { .. } => 0,
     };
     let mut now = FIRST;
@@ -56,38 +55,40 @@ pub(super) fn repeat(
         device.at_position(start, |_| Ok(()))?;
         now = (start + 1).next_power_of_two().max(FIRST);
     }
-    let launch = |graph: &CudaGraph| {
-        device.next_epoch(); // it changes buffers that no launch of ours names
-        graph.launch().map_err(|e| failed("replaying a token", e))
-    };
     if let State::Recorded { graph, positions } = state
         && *positions == now
     {
-        return launch(graph);
+        launch(device, graph)?;
+        return Ok(true);
     }
     // A graph that is gone must not be launched again, whatever happens below.
     *state = State::Warm { failures: failures + 1 };
-    match capture(device, step)? {
-        None => step(),
-        Some(graph) => {
-            launch(&graph)?;
-            *state = State::Recorded { graph, positions: now };
-            Ok(())
-        }
-    }
-}
-
-/// The step as a graph, not run. `None`: it does something that cannot be recorded.
-fn capture(device: &Device, step: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     device.stream.begin_capture(mode).map_err(|e| failed("beginning to record", e))?;
     device.set_recording(true);
-    let stepped = step();
+    *state = State::Capturing { failures: failures + 1, positions: now };
+    Ok(false)
+}
+
+/// See [`crate::Backend::end_step`].
+pub(super) fn end(device: &Device, recording: &mut Recording, outcome: Result<()>) -> Result<bool> {
+    let Recording(state) = recording;
+    let State::Capturing { failures, positions } = *state else { return outcome.map(|()| true) };
+    *state = State::Warm { failures };
     device.set_recording(false);
     let graph = device.stream.end_capture(CUgraphInstantiate_flags(0));
-    match (stepped, graph) {
-        (Ok(()), Ok(Some(graph))) => Ok(Some(graph)),
+    match (outcome, graph) {
+        (Ok(()), Ok(Some(graph))) => {
+            launch(device, &graph)?;
+            *state = State::Recorded { graph, positions };
+            Ok(true)
+        }
         // The stream is usable again in any case; an error of the step comes back when it runs plainly.
-        _ => Ok(None),
+        _ => Ok(false),
     }
+}
+
+fn launch(device: &Device, graph: &CudaGraph) -> Result<()> {
+    device.next_epoch(); // it changes buffers that no launch of ours names
+    graph.launch().map_err(|e| failed("replaying a token", e))
 }

@@ -14,18 +14,20 @@ pub(super) struct Tuning {
     pub matvec_warps: usize,
     /// A folder with images that take the place of embedded ones: what `kernels/cuda/build.py --to FOLDER` has made with other constants.
     pub images: Option<PathBuf>,
+    /// Whether a repeated step becomes a graph (`record.rs`).
+    pub graphs: bool,
     /// The variables that are set, for reports.
     pub set: Vec<String>,
 }
 
 impl Tuning {
-    /// From `QCONV_CUDA_WARPS` and `QCONV_CUDA_IMAGES`. Errors: no number, or 0.
+    /// From `QCONV_CUDA_WARPS`, `QCONV_CUDA_IMAGES` and `QCONV_CUDA_GRAPHS`. Errors: a value that is none.
     pub fn from_environment() -> Result<Self> {
         Self::from(|name| std::env::var(name).ok())
     }
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut tuning = Tuning { matvec_warps: MATVEC_WARPS, images: None, set: Vec::new() };
+        let mut tuning = Tuning { matvec_warps: MATVEC_WARPS, images: None, graphs: true, set: Vec::new() };
         if let Some(text) = variable("QCONV_CUDA_WARPS") {
             let number = text.parse().ok().filter(|n: &usize| (1..=1 << 30).contains(n));
             tuning.matvec_warps = number.ok_or_else(|| {
@@ -38,6 +40,18 @@ impl Tuning {
         if let Some(text) = variable("QCONV_CUDA_IMAGES") {
             tuning.set.push(format!("QCONV_CUDA_IMAGES={text}"));
             tuning.images = Some(text.into());
+        }
+        if let Some(text) = variable("QCONV_CUDA_GRAPHS") {
+            tuning.graphs = match &*text {
+                "0" => false,
+                "1" => true,
+                _ => {
+                    return Err(Error::Unavailable(format!(
+                        "QCONV_CUDA_GRAPHS={text}: 1 (a generated token is a graph) or 0 is needed; unset it for the default"
+                    )));
+                }
+            };
+            tuning.set.push(format!("QCONV_CUDA_GRAPHS={text}"));
         }
         Ok(tuning)
     }
@@ -62,13 +76,20 @@ mod tests {
 
     #[test]
     fn variables_are_read_and_named() {
-        let of =
-            |warps: Option<&str>| Tuning::from(|name| warps.filter(|_| name == "QCONV_CUDA_WARPS").map(str::to_owned));
-        assert_eq!(of(None).unwrap(), Tuning { matvec_warps: MATVEC_WARPS, images: None, set: Vec::new() });
-        let tuning = of(Some("96")).unwrap();
+        let of = |name: &str, value: &str| Tuning::from(|n| (n == name).then(|| value.to_owned()));
+        let plain = Tuning { matvec_warps: MATVEC_WARPS, images: None, graphs: true, set: Vec::new() };
+        assert_eq!(of("another", "1").unwrap(), plain);
+        let tuning = of("QCONV_CUDA_WARPS", "96").unwrap();
         assert_eq!((tuning.matvec_warps, &tuning.set[..]), (96, &["QCONV_CUDA_WARPS=96".to_owned()][..]));
-        for wrong in ["", "0", "-1", "many", "99999999999999999999"] {
-            assert!(of(Some(wrong)).unwrap_err().to_string().contains("QCONV_CUDA_WARPS"), "{wrong}");
+        let tuning = of("QCONV_CUDA_GRAPHS", "0").unwrap();
+        assert_eq!((tuning.graphs, &tuning.set[..]), (false, &["QCONV_CUDA_GRAPHS=0".to_owned()][..]));
+        for (name, wrong) in
+            [("WARPS", ["", "0", "-1", "many", "99999999999999999999"]), ("GRAPHS", ["", "2", "-1", "no", "00"])]
+        {
+            let name = format!("QCONV_CUDA_{name}");
+            for wrong in wrong {
+                assert!(of(&name, wrong).unwrap_err().to_string().contains(&name), "{name}={wrong}");
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::RopeStyle;
+use crate::split::Split;
 
 /// Feeds tokens one by one through embedding, rotation, cache and attention; the last result of each, and how often the step ran.
 /// `table` holds a row for each token, `learned` one for each position.
@@ -60,6 +61,54 @@ fn what_cannot_be_recorded_runs_every_time() {
         cuda.repeat(&mut recording, None, &mut || cuda.write(&value, &mut buffer)).unwrap();
         assert_eq!(contents(&cuda, &buffer, 4), value);
     }
+}
+
+/// A token in two places, in norms of a layer on each: what comes out, token by token, and whether that is all there is. `back`: the
+/// first place goes on with what the second has made, and the second with that.
+fn in_two_places(split: &Split<Cpu, Cuda>, tokens: &[f32], back: bool) -> Vec<Result<Vec<f32>>> {
+    let ones = |layer| {
+        let bytes: Vec<u8> = [1.5f32; 32].iter().flat_map(|x| x.to_le_bytes()).collect();
+        split.weight_of(Some(layer), QTensor::new(&block::F32, Shape::new(&[32]).unwrap(), bytes).unwrap()).unwrap()
+    };
+    let (here, there) = (ones(0), ones(1));
+    let buffer = || split.buffer(32).unwrap();
+    let (mut x, mut y, mut z, mut recording) = (buffer(), buffer(), buffer(), Default::default());
+    let norm = |weight, x: &_, out: &mut _| split.norm(Norm::Rms, 1e-5, weight, None, x, out, 1, 32);
+    let token = |&token: &f32| {
+        let numbers: Vec<f32> = (0..32).map(|i| (i as f32 * token).sin()).collect();
+        split.repeat(&mut recording, Some((0, 0)), &mut || {
+            split.write(&numbers, &mut x)?;
+            norm(&here, &x, &mut y)?;
+            norm(&there, &y, &mut z)?;
+            split.scale(&mut z, 3.0, 32)?;
+            if back && token != 0.5 {
+                norm(&here, &z, &mut y)?;
+                norm(&there, &y, &mut z)?;
+            }
+            Ok(())
+        })?;
+        Ok(contents(split, &z, 32))
+    };
+    tokens.iter().map(token).collect()
+}
+
+#[test]
+fn what_is_recorded_of_two_places_is_the_second() {
+    let (Some(cuda), Some(mut plain)) = (cuda(), cuda()) else { return };
+    plain.device.tune().graphs = false;
+    let [cuda, plain] = [cuda, plain].map(|cuda| Split::new(oracle(), cuda, 1));
+    let all = |split: &_, tokens: &[f32], back| -> Vec<Vec<f32>> {
+        in_two_places(split, tokens, back).into_iter().map(Result::unwrap).collect()
+    };
+    let tokens: Vec<f32> = (1..8).map(|i| i as f32).collect();
+    // Replayed behind the first two, and never: copies on the way cannot be recorded.
+    for back in [false, true] {
+        assert_eq!(all(&cuda, &tokens, back), all(&plain, &tokens, back), "back: {back}");
+    }
+    // Another step than was recorded: said, not computed from what was there before.
+    let other = in_two_places(&cuda, &[0.5, 0.5, 0.5, 1.0, 0.5], true);
+    assert_eq!(other.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, true, false, true]);
+    assert!(other[3].as_ref().unwrap_err().to_string().contains("before their activations were there"));
 }
 
 #[test]
