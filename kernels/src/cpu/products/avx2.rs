@@ -77,8 +77,7 @@ impl<const VNNI: bool> Registers for Pairs<VNNI> {
     type Bytes = Two;
     type Ints = Two;
     type Floats = TwoFloats;
-    /// A scale for all lanes is one load from memory, and two shuffles from a register; four scales for all quarters are
-    /// one load as well. (Where the array is moved, the compiler stores its floats one by one.)
+    /// A scale for all lanes is one load from memory, and two shuffles from a register. (Where the array is moved, the compiler stores its floats one by one.)
     type Scales = InMemory;
     /// The first 16 bytes twice, the others twice.
     type Signs = Two;

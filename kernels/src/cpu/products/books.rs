@@ -139,12 +139,7 @@ pub(super) trait Books: Registers {
 
     /// Four parts of every fourth weight as parts of neighbours.
     fn interleave(self, fourths: [Self::Bytes; 4]) -> [Self::Bytes; 4];
-    /// Sums of 16 neighbours from [`IntegerSums::dot`] of four parts of neighbours, with codes of at most 64 and activations from -127 to 127.
-    fn sixteens(self, parts: [Self::Ints; 4]) -> Self::Ints;
-    /// Tells the compiler to work these sums out before what is read later.
-    #[inline(always)]
-    fn in_turn(self, _: Self::Ints) {}
-    /// The same for signs.
+    /// Tells the compiler to work these signs out before what is read later.
     #[inline(always)]
     fn signs_in_turn(self, _: Self::Signs, _: Self::Signs) {}
     /// 16 numbers of four bits, those of a byte next to each other.

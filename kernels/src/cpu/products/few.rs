@@ -25,7 +25,7 @@
 
 use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Simd};
-use super::{Codes, Ready, looked_up};
+use super::{Codes, Ready, sixteens};
 use std::marker::PhantomData;
 
 /// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
@@ -70,6 +70,7 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
     fn run<V: Simd>(self, v: V) {
         const { assert!(F::OFFSET == 0 || F::OFFSET.is_power_of_two()) };
         const { assert!(F::BYTES <= MOST_BYTES && (F::GROUP == 16 || F::GROUP == 32)) };
+        const { assert!(!by_sixteen::<F>() || F::OFFSET < 128) };
         const { assert!(T == 1 || T == 2 || T == 4) };
         let Few { bytes, row_bytes, cols, x } = self.0;
         let x = x.as_chunks::<T>().0.as_chunks::<2>().0; // (pairs of units, 2, T)
@@ -151,7 +152,7 @@ fn copy_of(unit: &[u8], copy: &mut [u8; MOST_BYTES]) {
 }
 
 /// Whether [`Codes::multiples`] are taken.
-const fn multiplied<V: Simd, F: Codes>() -> bool {
+pub(super) const fn multiplied<V: Simd, F: Codes>() -> bool {
     V::WHOLE_BYTES || F::SMALL_MULTIPLES
 }
 
@@ -161,7 +162,7 @@ fn times<V: Simd, F: Codes>() -> [u8; 4] {
     if multiplied::<V, F>() { F::TIMES } else { [1; 4] }
 }
 
-/// Sums that do not wait for each other. (With two, Q4_K is as fast, and IQ4_XS and TQ2_0 are a tenth slower.)
+/// Sums of 4 that do not wait for each other. (With two, Q4_K is as fast, and IQ4_XS and TQ2_0 are a tenth slower.)
 const CHAINS: usize = 4;
 
 pub(super) struct Sums<V: Simd, const R: usize, const T: usize> {
@@ -192,7 +193,7 @@ impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
                     let quarters = times::<V, F>().map(|times| 1.0 / f32::from(times));
                     let mut inverse = [0.0; 16];
                     for (i, x) in inverse.iter_mut().enumerate() {
-                        *x = quarters[i / 4];
+                        *x = quarters[if by_sixteen::<F>() { i % 4 } else { i / 4 }];
                     }
                     sum = v.mul(sum, v.floats(&inverse));
                 }
@@ -221,62 +222,41 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     const { assert!(N == 1 || N == 2) };
     for (r, units) in units.iter().enumerate() {
         let (a, b) = units.split_at(F::BYTES);
-        if F::BOOK > 0 {
-            looked_up::units_of::<V, F, R, T, N>(v, r, [a, b], x, groups, sums);
+        if by_sixteen::<F>() {
+            sixteens::units_of::<V, F, R, T, N>(v, r, [a, b], x, groups, sums);
             continue;
         }
-        // Both before all else: it takes long in formats that look codes up, and the processor does not look so far ahead.
-        let [first, second] = if N == 2 { F::ready_of_two(v, a, b) } else { [F::ready_of_one(v, a); 2] };
-        let mut scales = [[v.splat(0.0); T]; 2];
-        if F::GROUP == 32 {
-            // Instead of a second unit the first once more, which meets zeros.
-            let of_all = F::scales_of_two(v, a, if N == 2 { b } else { a });
-            let of_all = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
-            let (scale, plus) = with_offset::<V, F>(v, of_all);
-            for t in 0..T {
-                let (one, two) = (&x[0][t], &x[1][t]);
-                let of_x = if N == 2 { v.eights(&one.scale, &two.scale) } else { v.eight(&one.scale) };
-                scales[0][t] = v.mul(scale, of_x);
-                if adds::<F>() {
-                    let sum = if N == 2 { v.eights(&one.sum, &two.sum) } else { v.eight(&one.sum) };
-                    sums.plus[r][t] = v.fma(plus, sum, sums.plus[r][t]);
-                }
-            }
-        } else {
-            for k in 0..N {
-                let of_all = F::scales(v, if k == 0 { a } else { b });
-                let of_all = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
-                let (scale, plus) = with_offset::<V, F>(v, of_all);
-                for t in 0..T {
-                    scales[k][t] = v.mul(scale, v.floats(&x[k][t].scale16));
-                    if adds::<F>() {
-                        sums.plus[r][t] = v.fma(plus, v.floats(&x[k][t].sum16), sums.plus[r][t]);
-                    }
-                }
-            }
-        }
-        // Apart, so that what is not needed takes no place.
-        let (mut of_first, mut of_next) = ([v.no_scales(); T], [v.no_scales(); T]);
+        // Instead of a second unit the first once more, which meets zeros.
+        let of_all = F::scales_of_two(v, a, if N == 2 { b } else { a });
+        let of_all = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
+        let (scale, plus) = with_offset::<V, F>(v, of_all);
+        let mut scales = [v.no_scales(); T];
         for t in 0..T {
-            v.put_scales(scales[0][t], &mut of_first[t]);
-            if F::GROUP == 16 && N == 2 {
-                v.put_scales(scales[1][t], &mut of_next[t]);
+            let (one, two) = (&x[0][t], &x[1][t]);
+            let of_x = if N == 2 { v.eights(&one.scale, &two.scale) } else { v.eight(&one.scale) };
+            v.put_scales(v.mul(scale, of_x), &mut scales[t]);
+            if adds::<F>() {
+                let sum = if N == 2 { v.eights(&one.sum, &two.sum) } else { v.eight(&one.sum) };
+                sums.plus[r][t] = v.fma(plus, sum, sums.plus[r][t]);
             }
         }
-        let sums = &mut sums.products[r];
-        part::<V, F, T>(v, 0, 0, a, &first, x[0], &of_first, sums);
-        part::<V, F, T>(v, 1, 1, a, &first, x[0], &of_first, sums);
-        part::<V, F, T>(v, 2, 2, a, &first, x[0], &of_first, sums);
-        part::<V, F, T>(v, 3, 3, a, &first, x[0], &of_first, sums);
+        let (sums, none) = (&mut sums.products[r], Ready::nothing(v));
+        part::<V, F, T>(v, 0, 0, a, &none, x[0], &scales, sums);
+        part::<V, F, T>(v, 1, 1, a, &none, x[0], &scales, sums);
+        part::<V, F, T>(v, 2, 2, a, &none, x[0], &scales, sums);
+        part::<V, F, T>(v, 3, 3, a, &none, x[0], &scales, sums);
         if N == 2 {
-            // Where the second unit's scales are.
-            let (later, of_second) = if F::GROUP == 32 { (4, &of_first) } else { (0, &of_next) };
-            part::<V, F, T>(v, 0, later, b, &second, x[1], of_second, sums);
-            part::<V, F, T>(v, 1, later + 1, b, &second, x[1], of_second, sums);
-            part::<V, F, T>(v, 2, later + 2, b, &second, x[1], of_second, sums);
-            part::<V, F, T>(v, 3, later + 3, b, &second, x[1], of_second, sums);
+            part::<V, F, T>(v, 0, 4, b, &none, x[1], &scales, sums);
+            part::<V, F, T>(v, 1, 5, b, &none, x[1], &scales, sums);
+            part::<V, F, T>(v, 2, 6, b, &none, x[1], &scales, sums);
+            part::<V, F, T>(v, 3, 7, b, &none, x[1], &scales, sums);
         }
     }
+}
+
+/// Whether integer sums are those of 16 neighbours, see [`sixteens`], and not of 4.
+const fn by_sixteen<F: Codes>() -> bool {
+    F::BOOK > 0 || F::GROUP == 16
 }
 
 /// Whether offsets are taken off with what is added to all weights of a group: one multiplication for all, where integer sums
@@ -334,6 +314,6 @@ fn part<V: Simd, F: Codes, const T: usize>(
         let start = v.start(eight, offset, &x[t].minus_fours.as_chunks().0[part]);
         let sum = v.to_floats(v.dot(eight, start, codes, these));
         let chain = &mut sums[t][part % (CHAINS / T)];
-        *chain = v.fma(sum, v.spread(F::GROUP, place, &scales[t]), *chain);
+        *chain = v.fma(sum, v.spread(place, &scales[t]), *chain);
     }
 }

@@ -139,11 +139,8 @@ impl Codes for Two {
 
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        let both = u128::from_le_bytes(*array(unit, 0));
-        let nibbles = u128::from_le_bytes([15; 16]);
+        let [scales, minimums] = v.low_and_high(array(unit, 0));
         let (d, dmin) = (half(v, unit, 80), half(v, unit, 82));
-        let scales = v.unsigned((both & nibbles).to_le_bytes());
-        let minimums = v.unsigned((both >> 4 & nibbles).to_le_bytes());
         (v.mul(scales, d), v.mul(minimums, v.mul(dmin, v.splat(-1.0))))
     }
 }

@@ -21,8 +21,7 @@
 //!   group. With AVX-512 TQ1_0, MXFP4 and Q1_0 would gain 4, 7 and 12%, and Q4_0 and Q5_0 lose 4 and 6%; all instruction sets shall give
 //!   the same bits, so all do the same;
 //! - with AVX2, six-bit scales of two units in one register, as with AVX-512: words of 32 bits in general registers take work from the
-//!   vector ports, which bound it (Q4_K and Q5_K gained 8%); and constant places for scales of groups of 16, of which the compiler makes two
-//!   shuffles (Q2_K, Q3_K and Q6_K 7 to 9%);
+//!   vector ports, which bound it (Q4_K and Q5_K gained 8%);
 //! - indices or signs through arrays on the stack, element by element: loads that are wider than the stores before them
 //!   wait until these have left for the cache (IQ2_XS: 200 cycles instead of 50).
 //!
@@ -60,12 +59,12 @@ mod iq3;
 mod iq4;
 mod k_quants;
 mod legacy;
-mod looked_up;
 mod panel;
 mod peak;
 mod permutes;
 mod scalar;
 mod simd;
+mod sixteens;
 #[cfg(test)]
 pub(super) mod tests;
 mod tile;
@@ -146,7 +145,7 @@ trait Codes: 'static {
     /// set (see [`books`]), and where there are [`Codes::SIGNS`] without them and without the offset.
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes;
 
-    /// Points of the codebook where codes are looked up; see [`looked_up`].
+    /// Points of the codebook where codes are looked up; see [`books`].
     const BOOK: usize = 0;
 
     /// Whether weights have signs, in [`Ready`]. Few activations take the signs, so that no offset has to be made up for.

@@ -6,9 +6,9 @@
 
 use super::Codes;
 use super::few::{MOST_BYTES, last_unit};
-use super::looked_up::codes_in_order;
 use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Simd};
+use super::sixteens::codes_in_order;
 use std::marker::PhantomData;
 
 /// Rows of a tile.

@@ -4,6 +4,7 @@ use super::super::books::{Books, Eights, Fours};
 use super::super::permutes::Permutes;
 use super::super::simd::{ByteLanes, IntegerSums, array};
 use super::bytes::ones_where;
+use super::sums::known;
 use super::{Pairs, Two, TwoFloats};
 use std::arch::x86_64::*;
 
@@ -46,14 +47,6 @@ fn entry_at<T>(table: &[T; 256], unit: &[u8], at: usize) -> *const T {
     // SAFETY: a borrowed byte.
     let number = unsafe { (&raw const unit[at]).read_volatile() };
     &raw const table[usize::from(number)]
-}
-
-/// What the compiler has to know before it goes on to read memory.
-#[inline(always)]
-fn known(x: Two) {
-    let (a, b) = (now!(_mm256_castsi256_si128(x.0)), now!(_mm256_castsi256_si128(x.1)));
-    // SAFETY: no instruction at all. (Registers of 32 bytes could be named only where AVX2 is known.)
-    unsafe { std::arch::asm!("/* {0} {1} */", in(xmm_reg) a, in(xmm_reg) b, options(nostack, preserves_flags)) };
 }
 
 /// Four points of eight bytes, each by a load of its own.
@@ -149,13 +142,6 @@ fn field_places(each: usize, first: usize) -> __m256i {
         _ => (first + i / 8 * each + i % 2) as u8,
     });
     now!(_mm256_loadu_si256(at.as_ptr().cast()))
-}
-
-/// Lanes of four sums for 32 weights, of each of two: two of eight sums for each.
-#[inline(always)]
-fn sums_of_eight(a: __m256i, b: __m256i) -> __m256i {
-    // Sums of four products of at most 64 and 127 fit 16 bits.
-    now!(_mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1)))
 }
 
 impl<const VNNI: bool> Books for Pairs<VNNI> {
@@ -283,21 +269,6 @@ impl<const VNNI: bool> Books for Pairs<VNNI> {
     fn interleave(self, fourths: [Two; 4]) -> [Two; 4] {
         let fourths = fourths.map(|b| self.to_array(b));
         [0, 1, 2, 3].map(|part| self.of_array(&std::array::from_fn(|i| fourths[i % 4][16 * part + i / 4])))
-    }
-
-    #[inline(always)]
-    fn sixteens(self, [a, b, c, d]: [Two; 4]) -> Two {
-        let first = now!(_mm256_hadd_epi32(sums_of_eight(a.0, a.1), sums_of_eight(b.0, b.1)));
-        let second = now!(_mm256_hadd_epi32(sums_of_eight(c.0, c.1), sums_of_eight(d.0, d.1)));
-        // The first halves of 32 weights are in the first half of the register.
-        let places = now!(_mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        Two(now!(_mm256_permutevar8x32_epi32(first, places)), now!(_mm256_permutevar8x32_epi32(second, places)))
-    }
-
-    /// (It would load the points and activations of a whole unit before all else, and put them into memory until they are needed.)
-    #[inline(always)]
-    fn in_turn(self, sums: Two) {
-        known(sums);
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! [`FloatLanes`] with AVX2.
 
-use super::super::simd::{ByteLanes, FloatLanes, IntegerSums, Lines, array};
+use super::super::simd::{ByteLanes, FloatLanes, IntegerSums, array};
 use super::{InMemory, Pairs, Two, TwoFloats, halves_of};
 use std::arch::x86_64::*;
 
@@ -142,6 +142,15 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
     }
 
     #[inline(always)]
+    fn low_and_high(self, x: &[u8; 16]) -> [TwoFloats; 2] {
+        let (a, b): (&[u8; 8], &[u8; 8]) = (array(x, 0), array(x, 8));
+        let a = now!(_mm256_cvtepu8_epi32(_mm_loadl_epi64(a.as_ptr().cast())));
+        let x = Two(a, now!(_mm256_cvtepu8_epi32(_mm_loadl_epi64(b.as_ptr().cast()))));
+        let low = both!(Two, |x| _mm256_and_si256(x, _mm256_set1_epi32(15)));
+        [low, both!(Two, |x| _mm256_srli_epi32::<4>(x))].map(|x| self.to_floats(x))
+    }
+
+    #[inline(always)]
     fn unsigned(self, x: [u8; 16]) -> TwoFloats {
         let x = now!(_mm_loadu_si128(x.as_ptr().cast()));
         let x = Two(now!(_mm256_cvtepu8_epi32(x)), now!(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(x))));
@@ -181,18 +190,10 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn spread(self, group: usize, part: usize, scales: &InMemory) -> TwoFloats {
+    fn spread(self, part: usize, scales: &InMemory) -> TwoFloats {
         // SAFETY: the place of floats that are borrowed here.
         let floats = unsafe { &*hidden(&raw const scales.0) };
-        if group == 32 {
-            let [a, b] = [floats[2 * part], floats[2 * part + 1]];
-            return TwoFloats(now!(_mm256_set1_ps(a)), now!(_mm256_set1_ps(b)));
-        }
-        let four: &[f32; 4] = floats[4 * part..].first_chunk().expect("four of sixteen");
-        let four = now!(_mm256_broadcast_ps(&*four.as_ptr().cast::<__m128>()));
-        // SAFETY: the place of a static.
-        let places = self.load_words(unsafe { &*hidden(&raw const BY_QUARTER.0) });
-        both!(TwoFloats, |places| _mm256_permutevar_ps(four, places))
+        TwoFloats(now!(_mm256_set1_ps(floats[2 * part])), now!(_mm256_set1_ps(floats[2 * part + 1])))
     }
 
     #[inline(always)]
@@ -203,10 +204,6 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
         now!(_mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x))))
     }
 }
-
-/// Which of four floats each quarter takes. (Where the compiler knows the places, it takes two shuffles instead of one: Q6_K and Q2_K
-/// lost a tenth.)
-static BY_QUARTER: Lines<[u32; 16]> = Lines([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
 
 /// Sixteen of them begin with as many numbers of ones as are wanted.
 static ONES_THEN_ZEROS: [u32; 32] = {

@@ -247,19 +247,6 @@ impl<const VBMI: bool> Books for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn sixteens(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
-        // Sums of four products of at most 64 and 127 fit 16 bits.
-        let ones = now!(_mm512_set1_epi16(1));
-        let ab = now!(_mm512_castsi512_ps(_mm512_madd_epi16(_mm512_packs_epi32(a, b), ones)));
-        let cd = now!(_mm512_castsi512_ps(_mm512_madd_epi16(_mm512_packs_epi32(c, d), ones)));
-        let even = now!(_mm512_castps_si512(_mm512_shuffle_ps::<0x88>(ab, cd)));
-        let odd = now!(_mm512_castps_si512(_mm512_shuffle_ps::<0xdd>(ab, cd)));
-        let sums = now!(_mm512_add_epi32(even, odd)); // of each quarter of a part, then of the next parts
-        let places = now!(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-        now!(_mm512_permutexvar_epi32(places, sums))
-    }
-
-    #[inline(always)]
     fn nibbles(self, bytes: &[u8; 8]) -> __m512 {
         self.to_floats(now!(_mm512_cvtepu8_epi32(nibbles_as_bytes(bytes))))
     }

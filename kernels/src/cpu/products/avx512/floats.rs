@@ -112,6 +112,13 @@ impl<const VBMI: bool> FloatLanes for Wide<VBMI> {
     }
 
     #[inline(always)]
+    fn low_and_high(self, x: &[u8; 16]) -> [__m512; 2] {
+        let x = now!(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())));
+        let low = now!(_mm512_and_si512(x, _mm512_set1_epi32(15)));
+        [low, now!(_mm512_srli_epi32::<4>(x))].map(|x| self.to_floats(x))
+    }
+
+    #[inline(always)]
     fn unsigned(self, x: [u8; 16]) -> __m512 {
         now!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
     }
@@ -147,10 +154,9 @@ impl<const VBMI: bool> FloatLanes for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn spread(self, group: usize, part: usize, x: &__m512) -> __m512 {
-        let first = (64 * part / group) as u32;
-        let step = |quarter: u32| first + 16 * quarter / group as u32;
-        now!(_mm512_permutexvar_ps(by_quarter(step(0), step(1), step(2), step(3)), *x))
+    fn spread(self, part: usize, x: &__m512) -> __m512 {
+        let first = 2 * part as u32;
+        now!(_mm512_permutexvar_ps(by_quarter(first, first, first + 1, first + 1), *x))
     }
 
     #[inline(always)]

@@ -88,10 +88,6 @@ impl Books for Scalar {
         std::array::from_fn(|part| std::array::from_fn(|i| fourths[i % 4][16 * part + i / 4]))
     }
 
-    fn sixteens(self, parts: [[i32; 16]; 4]) -> [i32; 16] {
-        std::array::from_fn(|i| parts[i / 4][i % 4 * 4..][..4].iter().sum())
-    }
-
     fn nibbles(self, bytes: &[u8; 8]) -> [f32; 16] {
         std::array::from_fn(|i| f32::from(bytes[i / 2] >> (i % 2 * 4) & 15))
     }

@@ -73,6 +73,10 @@ impl FloatLanes for Scalar {
         std::array::from_fn(|i| f16::from_bits(if i < 8 { a } else { b }).to_f32())
     }
 
+    fn low_and_high(self, x: &[u8; 16]) -> [[f32; 16]; 2] {
+        [x.map(|x| f32::from(x & 15)), x.map(|x| f32::from(x >> 4))]
+    }
+
     fn unsigned(self, x: [u8; 16]) -> [f32; 16] {
         x.map(f32::from)
     }
@@ -101,8 +105,8 @@ impl FloatLanes for Scalar {
         [0.0; 16]
     }
 
-    fn spread(self, group: usize, part: usize, x: &[f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| x[(64 * part + 4 * i) / group])
+    fn spread(self, part: usize, x: &[f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| x[2 * part + i / 8])
     }
 
     fn sum(self, x: [f32; 16]) -> f32 {

@@ -14,6 +14,19 @@ impl IntegerSums for Scalar {
         })
     }
 
+    fn products(self, codes: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        self.dot(false, [0; 16], codes, x)
+    }
+
+    fn of_two_parts(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        let parts = [a, b];
+        std::array::from_fn(|i| parts.get(i / 4).map_or(0, |part| part[i % 4 * 4..][..4].iter().sum()))
+    }
+
+    fn sixteens(self, first: [i32; 16], second: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| if i < 8 { first[i] } else { second[i - 8] })
+    }
+
     fn start_group(self, _: bool, offset_log2: u32, minus_sum: i32) -> [i32; 16] {
         [minus_sum.checked_shl(offset_log2).unwrap_or(0); 16]
     }

@@ -48,6 +48,8 @@ pub(in crate::cpu::products) trait FloatLanes: Registers {
     fn half(self, x: u16) -> Self::Floats;
     /// A half-precision number in eight lanes, another in the others.
     fn two_halves(self, a: u16, b: u16) -> Self::Floats;
+    /// The lower halves of 16 bytes, and the upper ones.
+    fn low_and_high(self, x: &[u8; 16]) -> [Self::Floats; 2];
     /// Small integers.
     fn unsigned(self, x: [u8; 16]) -> Self::Floats;
     /// Small integers.
@@ -62,9 +64,9 @@ pub(in crate::cpu::products) trait FloatLanes: Registers {
     fn put_scales(self, x: Self::Floats, to: &mut Self::Scales);
     /// What is put over.
     fn no_scales(self) -> Self::Scales;
-    /// The scales of groups (the lanes of `x`: those of 16 in one unit, or of 32 in two) for the integer sums of part `part`
-    /// of the units: lane `i` is the scale of the group that codes `64 * part + 4 * i ..` belong to.
-    fn spread(self, group: usize, part: usize, x: &Self::Scales) -> Self::Floats;
+    /// The scales of groups of 32 (the lanes of `x`, for two units) for the integer sums of part `part` of the units: lane `i` is the scale
+    /// of the group that codes `64 * part + 4 * i ..` belong to.
+    fn spread(self, part: usize, x: &Self::Scales) -> Self::Floats;
     /// Sum of all lanes.
     fn sum(self, x: Self::Floats) -> f32;
 }

@@ -10,6 +10,15 @@ pub(in crate::cpu::products) trait IntegerSums: Registers {
     /// `sum + codes . x` in groups of four neighbours. With `eight`, codes have eight bits and stand for `code - 128`;
     /// whether that is taken care of here or in [`IntegerSums::start`] is the instance's choice. Otherwise codes are below 128.
     fn dot(self, eight: bool, sum: Self::Ints, codes: Self::Bytes, x: Self::Bytes) -> Self::Ints;
+    /// Products of codes of at most 64 with activations from -127 to 127, summed up as far as suits [`IntegerSums::sixteens`].
+    fn products(self, codes: Self::Bytes, x: Self::Bytes) -> Self::Ints;
+    /// The same for two parts of neighbours from their [`IntegerSums::products`].
+    fn of_two_parts(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// Sums of 16 neighbours from [`IntegerSums::of_two_parts`] of the first two parts and the others.
+    fn sixteens(self, first: Self::Ints, second: Self::Ints) -> Self::Ints;
+    /// Tells the compiler to work these sums out before what is read later.
+    #[inline(always)]
+    fn in_turn(self, _: Self::Ints) {}
     /// As [`IntegerSums::start`] for one token and 16 rows, from minus the sum of a group of activations. 32 stands for no offset.
     fn start_group(self, eight: bool, offset_log2: u32, minus_sum: i32) -> Self::Ints;
     /// As [`IntegerSums::dot`] for codes as [`IntegerSums::stored`] left them and the same four activations in all lanes.
