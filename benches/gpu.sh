@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What has to be seen on a real GPU, in two steps, since a machine with one may have no Rust and no network:
 #
-#   benches/gpu.sh pack FOLDER        where Rust is: builds everything that is needed into FOLDER (some 30 MB), to be copied over. What an
+#   benches/gpu.sh pack FOLDER        where Rust is: builds everything that is needed into FOLDER (some 35 MB), to be copied over. What an
 #                                     interrupted call has built is not built again; PROFILE=dev is sooner done (and slower on the
 #                                     processor); LLAMA_CPP=FOLDER takes llama.cpp's source along (6 MB)
 #   FOLDER/gpu.sh PART [MODEL...]     where the GPU is: one of four parts, or `run` for all of them. Writes a record
@@ -21,6 +21,8 @@
 # then; what the time did not suffice for is named. A step that has succeeded is not repeated: call the part again for
 # those that are left. (What was done, and the models, lie in WORK, a folder of its own, or FOLDER/work.) ONLY='a regular expression'
 # takes the steps with such titles, done or not.
+# Models (18 GB, and 16 more while they are made) and llama-bench are made meanwhile, on the processors only, from the first part on; with
+# AHEAD=0 not before they are needed. For half an hour with a card in calls of ten minutes: tests, speed, llama.
 # It ends with 0 only if every step succeeded, with 3 if nothing can be tried: no card, no driver, programs that do not run. On the stand-in
 # for the driver (LD_LIBRARY_PATH=$PWD/target/cuda-on-cpu/none) it can be tried without a GPU (SHAPES=mini makes it bearable); the
 # record then says that its times are nobody's.
@@ -66,7 +68,7 @@ END
     # Without what is for other tools and devices.
     if [ -n "${LLAMA_CPP:-}" ]; then
         mkdir "$payload/llama.cpp"
-        tar -C "$LLAMA_CPP" -c --exclude-vcs --exclude=./{models,gguf-py,tests,docs,media,examples,conversion,app,build,tools/ui,tools/server} \
+        tar -C "$LLAMA_CPP" -c --exclude-vcs --exclude=./{models,gguf-py,tests,docs,media,examples,conversion,app,build,benches,tools/ui,tools/server} \
             --exclude=ggml-{vulkan,opencl,metal,sycl,cann,webgpu,hexagon} . | tar -C "$payload/llama.cpp" -x
     fi
     # Kernels of other constants, for the sweep: how many blocks of a single token's product a multiprocessor should hold.
@@ -128,6 +130,7 @@ limited() {
 # Killed from outside, it still says what it was at, and what that had said.
 stopped() {
     kill "$child" 2>/dev/null
+    signal_ahead CONT
     tr '\r' '\n' <"${log:-/dev/null}" | tail -n 20 >>"$record"
     printf '```\n\n**Stopped here.**\n' >>"$record"
     summary "stopped after $SECONDS s"
@@ -279,30 +282,73 @@ same_logits() {
     return $status
 }
 
-# A model of a shape, with random weights, in some types.
-make_models() {
-    local shape=$1 type
-    shift
-    [ -e "$shape/model.safetensors" ] || ./random_checkpoint.py "$shape" "$shape" prose-4m || return 1
-    for type in "$@"; do
-        [ -e "$shape-$type.gguf" ] || ./qconv convert "$shape" -t "$type" -o "$shape-$type.gguf" -q || return 1
-    done
-    rm -r "$shape"
-    ls -l "$shape"-*.gguf
+# What the models of a shape are wanted in.
+types_of() {
+    echo q4_k_m q8_0
+    [ "$1" = llama-3-8b ] || echo bf16
 }
 
-# Builds llama-bench; what an earlier call has built is not built again.
-build_llama() {
+# Makes the models of a shape, with random weights; what is there is not made again, what somebody else makes is waited for.
+make_models() (
+    flock 9
+    shape=$1
+    missing=()
+    for type in $(types_of "$shape"); do [ -e "$shape-$type.gguf" ] || missing+=("$type"); done
+    if [ ${#missing[@]} -gt 0 ]; then
+        ./random_checkpoint.py "$shape" "$shape" prose-4m || exit 1
+        for type in "${missing[@]}"; do ./qconv convert "$shape" -t "$type" -o "$shape-$type.gguf" -q || exit 1; done
+        rm -r "$shape"
+    fi
+    ls -l "$shape"-*.gguf
+) 9>"$1.lock"
+
+# Builds llama-bench, likewise.
+build_llama() (
+    flock 9
     cmake -S "$1" -B llama-build -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
         -DLLAMA_BUILD_{SERVER,APP,TESTS,EXAMPLES}=OFF && cmake --build llama-build --target llama-bench -j "$(nproc)"
+) 9>llama.lock
+
+# Where there is a llama-bench, or what llama-bench is built from, if it can be.
+llama_bench() { echo "${LLAMA_BENCH:-$(command -v llama-bench)}"; }
+llama_source() {
+    local source=${LLAMA_CPP:-$PWD/llama.cpp}
+    [ -d "$source" ] && command -v cmake >/dev/null && command -v nvcc >/dev/null && echo "$source"
+}
+
+# Whatever takes processors and no card is done while the tests take the card and hardly a processor: it outlives this call, and
+# stands still while something is timed. What fails here is told by the step that needs it.
+ahead() {
+    local shape source
+    for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do make_models "$shape"; done
+    [ -n "$(llama_bench)" ] || { source=$(llama_source) && build_llama "$source"; }
+}
+is_ahead() { [ "$(tr '\0' ' ' 2>/dev/null <"/proc/$(cat ahead.pid 2>/dev/null)/cmdline")" = "bash -c ahead " ]; }
+begin_ahead() {
+    [ "${AHEAD:-1}" = 1 ] || return 0
+    is_ahead && return
+    export -f ahead make_models types_of build_llama llama_bench llama_source
+    setsid nice -n 19 bash -c ahead >ahead.log 2>&1 </dev/null &
+    echo $! >ahead.pid
+    while ! is_ahead && kill -0 $! 2>/dev/null; do sleep 0.05; done   # until it is what it will be called
+    disown
+}
+signal_ahead() { ! is_ahead || kill "-$1" -- "-$(cat ahead.pid)"; }
+alone() {
+    local status=0
+    signal_ahead STOP
+    "$@" || status=$?
+    signal_ahead CONT
+    return $status
 }
 
 # llama-bench on the models that are there, or on those of `speed`.
 llama() {
-    local bench=${LLAMA_BENCH:-$(command -v llama-bench)} source=${LLAMA_CPP:-$PWD/llama.cpp} shape model
-    export -f build_llama make_models
+    local bench source shape model
+    export -f build_llama make_models types_of
+    bench=$(llama_bench)
     if [ -z "$bench" ]; then
-        if ! [ -d "$source" ] || ! command -v cmake >/dev/null || ! command -v nvcc >/dev/null; then
+        if ! source=$(llama_source); then
             leave_out "llama.cpp" "there is no llama-bench, and not all of its source, CMake and nvcc to build it"
             return
         fi
@@ -310,15 +356,16 @@ llama() {
         bench=./llama-build/bin/llama-bench
     fi
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
-        [ -e "$shape-q8_0.gguf" ] || LIMIT=300 step "Make $shape" 8 bash -c "make_models $shape q4_k_m q8_0"
+        [ -e "$shape-q8_0.gguf" ] || LIMIT=300 step "Make $shape" 8 bash -c "make_models $shape"
     done
     for model in "$@" ./*-q4_k_m.gguf ./*-q8_0.gguf ./*-bf16.gguf; do
         [[ $model = ./small-* ]] || [ ! -e "$model" ] ||
-            step "llama.cpp: $(basename "$model")" 12 "$bench" -m "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" -ngl 99 -fa 1
+            alone step "llama.cpp: $(basename "$model")" 12 "$bench" -m "$model" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" -ngl 99 -fa 1
     done
 }
 
 tests() {
+    begin_ahead
     LIMIT=60 step "The card" 12 ./qconv run prose-4m -p "The " -n 4 --temp 0 --backend cuda
     LIMIT=${TEST_SECONDS:-90} each_test "Tests on the device"
     # Functions as steps: through a shell of their own.
@@ -336,25 +383,26 @@ tests() {
 
 speed() {
     local models=("$@") shape type model all=()
-    export -f make_models sweep
+    export -f make_models types_of sweep
+    begin_ahead
     # What is wanted first comes first: the speeds of all, then why.
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
-        local types=(q4_k_m q8_0)
-        [ "$shape" = llama-3-8b ] || types+=(bf16)
-        LIMIT=300 step "Make $shape" 8 bash -c "make_models $shape ${types[*]}"
-        for type in "${types[@]}"; do all+=("$shape-$type.gguf"); done
-        for type in "${types[@]}"; do measure "$shape-$type.gguf"; done
+        LIMIT=300 step "Make $shape" 8 bash -c "make_models $shape"
+        for type in $(types_of "$shape"); do
+            all+=("$shape-$type.gguf")
+            measure "$shape-$type.gguf"
+        done
     done
     for model in "${models[@]}"; do measure "$model" && all+=("$model"); done
     for model in "${all[@]}"; do
         [ ! -e "$model" ] ||
-            step "Kernels: $(basename "$model")" 60 ./qconv bench "$model" -p "${PROMPT:-512}" -n "${KERNEL_TOKENS:-32}" -r 1 --backend cuda --kernels
+            alone step "Kernels: $(basename "$model")" 60 ./qconv bench "$model" -p "${PROMPT:-512}" -n "${KERNEL_TOKENS:-32}" -r 1 --backend cuda --kernels
     done
     local smallest=${SHAPES:-llama-3.2-1b}
-    LIMIT=200 step "Constants" 16 bash -c "sweep ${SWEEP:-${smallest%% *}-q4_k_m.gguf}"
+    LIMIT=200 alone step "Constants" 16 bash -c "sweep ${SWEEP:-${smallest%% *}-q4_k_m.gguf}"
     for shape in ${SHAPES:-llama-3.2-1b llama-3-8b}; do
-        step "Long context: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" -d "${DEPTH:-4096}" -r 2 --backend cuda
-        step "Side by side: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" --parallel 4,16 -r 2 --backend cuda
+        alone step "Long context: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" -d "${DEPTH:-4096}" -r 2 --backend cuda
+        alone step "Side by side: $shape" 12 ./qconv bench "$shape-q4_k_m.gguf" -p 0 -n "${TOKENS:-128}" --parallel 4,16 -r 2 --backend cuda
     done
 }
 
@@ -378,7 +426,7 @@ sweep() {
 # The speed of a model.
 measure() {
     [ -e "$1" ] || { leave_out "Speed: $(basename "$1")" "the file is not there" && return 1; }
-    step "Speed: $(basename "$1")" 12 ./qconv bench "$1" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" --backend cuda
+    alone step "Speed: $(basename "$1")" 12 ./qconv bench "$1" -p "${PROMPT:-512}" -n "${TOKENS:-128}" -r "${REPETITIONS:-3}" --backend cuda
 }
 
 checks() {
