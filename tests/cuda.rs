@@ -289,6 +289,11 @@ fn bench_and_calibrate_run() {
         let generation = test["test"] == "tg4";
         assert_eq!(test["bandwidth_share"].as_f64().is_some_and(|s| s > 0.0), generation, "{json}");
     }
+    // Sequences side by side: a graph for a token of all, four to warm up and six that are timed; the first is plain.
+    let several =
+        ["bench", arg(&model), "-p", "0", "-n", "6", "--parallel", "3", "-r", "1", "--json", "--backend", "cuda"];
+    let (_, told) = ok(&several, &[("QCONV_STAND_IN_COUNTS", "1")]).unwrap();
+    assert_eq!(launches(&told).1, 4 + 6 - 1, "{told}");
     // What the stand-in's management library tells, and that it tells nothing.
     let card = &records[0]["card"];
     assert!(card["peak_memory_bytes"].as_u64().unwrap() > 1_000_000, "the weights: {json}");

@@ -196,11 +196,12 @@ pub trait Backend {
 
     /// Runs `step`, which is the same sequence of operations on the same buffers whenever it comes with the same `recording`. A
     /// backend may record what it does and replay that instead of running it; a step that copies to or from the host is never
-    /// recorded. `at`: the step computes this one token at this position; `None`: it knows of neither.
+    /// recorded. `at`: the step computes these tokens, always as many, each of a sequence of its own and at this position; `None`:
+    /// it knows of neither. Its embeddings ([`Backend::embed`]) are those of these tokens only.
     fn repeat(
         &self,
         recording: &mut Self::Recording,
-        at: Option<(u32, usize)>,
+        at: Option<(&[u32], usize)>,
         step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         if self.begin_step(recording, at)? {
@@ -212,7 +213,7 @@ pub trait Backend {
 
     /// The operations that follow are those of a step (see [`Backend::repeat`]). True: they were replayed, and are not to be called;
     /// false: they are to be called, and then [`Backend::end_step`].
-    fn begin_step(&self, recording: &mut Self::Recording, at: Option<(u32, usize)>) -> Result<bool> {
+    fn begin_step(&self, recording: &mut Self::Recording, at: Option<(&[u32], usize)>) -> Result<bool> {
         let _ = (recording, at);
         Ok(false)
     }

@@ -13,10 +13,11 @@
 
 use crate::{
     Activation, Attention, Backend, CacheShape, DeviceUse, Error, ExpertWeights, KernelTime, MixBuffers, Mixing, Norm,
-    Product, Result, Rope,
+    Product, Result, Rope, Stopwatch,
 };
 use qconv_formats::QTensor;
 use std::cell::{Ref, RefCell};
+use std::time::Instant;
 
 /// Two backends as one.
 pub struct Split<A, B: Backend> {
@@ -24,14 +25,15 @@ pub struct Split<A, B: Backend> {
     second: B,
     /// Layers on the first side.
     layers: usize,
-    /// The token that is being computed, if it is one that is repeated.
+    /// What is being computed, if it is a token that is repeated, or one of each of several sequences.
     step: RefCell<Option<Step<B>>>,
 }
 
 /// The second side's part of a token.
 struct Step<B: Backend> {
     recording: B::Recording,
-    at: Option<(u32, usize)>,
+    tokens: Vec<u32>,
+    start: usize,
     /// Whether it is replayed. `None`: none of its operations has come yet.
     replayed: Option<bool>,
 }
@@ -54,7 +56,7 @@ impl<A: Backend, B: Backend> Split<A, B> {
         let Some(step) = &mut *step else { return Ok(false) };
         let replayed = match step.replayed {
             Some(replayed) => replayed,
-            None => self.second.begin_step(&mut step.recording, step.at)?,
+            None => self.second.begin_step(&mut step.recording, Some((&step.tokens, step.start)))?,
         };
         step.replayed = Some(replayed);
         Ok(replayed)
@@ -283,8 +285,11 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
     type Mixture = Mixture<A, B>;
 
     /// Only a token's: what comes behind the layers is the first side's.
-    fn begin_step(&self, recording: &mut Self::Recording, at: Option<(u32, usize)>) -> Result<bool> {
-        let step = at.map(|_| Step { recording: std::mem::take(recording), at, replayed: None });
+    fn begin_step(&self, recording: &mut Self::Recording, at: Option<(&[u32], usize)>) -> Result<bool> {
+        let step = at.map(|(tokens, start)| {
+            let recording = std::mem::take(recording);
+            Step { recording, tokens: tokens.to_vec(), start, replayed: None }
+        });
         self.step.replace(step);
         Ok(false)
     }
@@ -321,6 +326,16 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
 
     fn device_use(&self) -> Option<DeviceUse> {
         self.second.device_use().or_else(|| self.first.device_use())
+    }
+
+    fn stopwatch(&self) -> Result<Stopwatch<'_>> {
+        let start = Instant::now();
+        Ok(Box::new(move || {
+            // A device may be behind; its own stopwatch waits for it.
+            self.first.stopwatch()?()?;
+            self.second.stopwatch()?()?;
+            Ok(start.elapsed().as_secs_f64())
+        }))
     }
 
     fn weight(&self, tensor: QTensor) -> Result<Self::Weight> {

@@ -62,8 +62,8 @@ pub struct Session<'e, B: Backend> {
     length: usize, // of each of them
     rows: usize,
     logit_rows: usize,
-    logits: Vec<f32>, // (logit_rows, vocabulary)
-    one_token: B::Recording,
+    logits: Vec<f32>,       // (logit_rows, vocabulary)
+    one_each: B::Recording, // a token of each sequence that was fed
     one_row: B::Recording,
     one_best: B::Recording,
     stop: Option<&'e AtomicBool>,
@@ -89,7 +89,7 @@ impl<'b, B: Backend> Engine<'b, B> {
             rows: 0,
             logit_rows,
             logits: vec![0.0; logit_rows * self.vocabulary],
-            one_token: B::Recording::default(),
+            one_each: B::Recording::default(),
             one_row: B::Recording::default(),
             one_best: B::Recording::default(),
             stop: None,
@@ -200,21 +200,23 @@ impl<'e, B: Backend> Session<'e, B> {
     fn run(&mut self, batch: &[u32], sequences: usize, watch: &mut Watch<'_>) -> anyhow::Result<()> {
         assert!(batch.len() <= self.batch, "at most a batch of {} tokens", self.batch);
         assert!(self.length == 0 || self.fed == sequences, "the same sequences as at the beginning");
-        let Session { engine, scratch, caches, ropes, length, stop, one_token, .. } = self;
+        let Session { engine, scratch, caches, ropes, length, stop, one_each, fed, .. } = self;
+        if *fed != sequences {
+            *one_each = B::Recording::default();
+        }
         let caches = &mut caches[..sequences];
         let stop = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
         self.rows = 0;
-        let done = match *batch {
-            [token] if !watch.somebody() => {
-                // Over within milliseconds: whoever wants to stop can wait for it.
-                let mut step = || {
-                    let never = || false;
-                    forward::batch(engine, scratch, caches, ropes.as_ref(), batch, *length, watch, &never).map(drop)
-                };
-                engine.backend.repeat(one_token, Some((token, *length)), &mut step)?;
-                !stop()
-            }
-            _ => forward::batch(engine, scratch, caches, ropes.as_ref(), batch, *length, watch, &stop)?,
+        let done = if batch.len() == sequences && engine.repeats(sequences) && !watch.somebody() {
+            // Over within milliseconds: whoever wants to stop can wait for it.
+            let mut step = || {
+                let never = || false;
+                forward::batch(engine, scratch, caches, ropes.as_ref(), batch, *length, watch, &never).map(drop)
+            };
+            engine.backend.repeat(one_each, Some((batch, *length)), &mut step)?;
+            !stop()
+        } else {
+            forward::batch(engine, scratch, caches, ropes.as_ref(), batch, *length, watch, &stop)?
         };
         if done {
             self.fed = sequences;

@@ -116,6 +116,12 @@ impl<'b, B: Backend> Engine<'b, B> {
         self.weight_bytes
     }
 
+    /// Whether a token of each of so many sequences can be a step that is repeated. Learned positions of several are looked up as
+    /// their tokens are, of which such a step has one list.
+    pub(super) fn repeats(&self, sequences: usize) -> bool {
+        sequences == 1 || self.positions.is_none()
+    }
+
     /// The matrix that gives logits.
     pub(super) fn head(&self) -> &B::Weight {
         self.output.as_ref().unwrap_or(&self.embedding)

@@ -3,7 +3,7 @@
 use super::driver;
 use super::images;
 use super::launch::{Kernel, Launch};
-use super::memory::{Memory, floats_as_bytes};
+use super::memory::{Memory, floats_as_bytes, ints_as_bytes};
 use super::profile::Profile;
 use super::tuning::Tuning;
 use super::workspace::Workspace;
@@ -30,8 +30,8 @@ pub(super) struct Device {
     modules: Vec<Arc<CudaModule>>,
     kernels: Mutex<HashMap<String, Option<Arc<Kernel>>>>,
     staging: Mutex<Option<Memory>>,
-    position: Mutex<Option<(usize, Memory)>>,
-    token: Mutex<Option<(usize, Memory)>>,
+    position: Mutex<Option<(Vec<u32>, Memory)>>,
+    tokens: Mutex<Option<(Vec<u32>, Memory)>>,
     recording: AtomicBool,
     profile: Mutex<Option<Profile>>,
     constants: Mutex<Vec<(Vec<f32>, Memory)>>,
@@ -127,7 +127,7 @@ impl Device {
             kernels: Mutex::default(),
             staging: Mutex::default(),
             position: Mutex::default(),
-            token: Mutex::default(),
+            tokens: Mutex::default(),
             recording: AtomicBool::new(false),
             profile: Mutex::default(),
             constants: Mutex::default(),
@@ -243,30 +243,34 @@ impl Device {
     /// Gives `with` the position of a batch's first row in device memory, `(1)` int. Kernels read it there, so that a recorded
     /// token can be replayed at another position.
     pub fn at_position(&self, start: usize, with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
-        self.at(&self.position, start, with)
+        self.at(&self.position, 1, &[u32::try_from(start).expect("positions fit an int")], with)
     }
 
-    /// Gives `with` the number of the one token that is computed, likewise.
-    pub fn at_token(&self, token: u32, with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
-        self.at(&self.token, token as usize, with)
+    /// Gives `with` the numbers of a few tokens that are computed (up to [`Device::FEW_TOKENS`]), likewise.
+    pub fn at_tokens(&self, tokens: &[u32], with: impl FnOnce(&Memory) -> Result<()>) -> Result<()> {
+        self.at(&self.tokens, Self::FEW_TOKENS, tokens, with)
     }
 
+    /// Tokens whose numbers have a place that stays where it is.
+    pub const FEW_TOKENS: usize = 256;
+
+    /// `place` has room for `room` numbers. What lies there already is not copied again.
     fn at(
         &self,
-        place: &Mutex<Option<(usize, Memory)>>,
-        value: usize,
+        place: &Mutex<Option<(Vec<u32>, Memory)>>,
+        room: usize,
+        numbers: &[u32],
         with: impl FnOnce(&Memory) -> Result<()>,
     ) -> Result<()> {
         let mut place = lock(place);
         let (now, memory) = match &mut *place {
             Some(place) => place,
-            None => place.insert((usize::MAX, Memory::zeroed(self, 4, "a number")?)),
+            None => place.insert((Vec::with_capacity(room), Memory::zeroed(self, 4 * room, "numbers of tokens")?)),
         };
-        if *now != value {
-            let bytes = i32::try_from(value).expect("tokens and positions fit an int").to_le_bytes();
-            *now = usize::MAX;
-            memory.write(self, 0, &bytes)?;
-            *now = value;
+        if now != numbers {
+            now.clear();
+            memory.write(self, 0, ints_as_bytes(numbers))?;
+            now.extend_from_slice(numbers);
         }
         with(memory)
     }

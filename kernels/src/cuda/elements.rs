@@ -2,7 +2,7 @@
 
 use super::attention::Rows;
 use super::device::Device;
-use super::memory::{Buffer, Memory};
+use super::memory::{Buffer, floats_as_bytes, ints_as_bytes};
 use super::weight::Weight;
 use crate::{ARGMAX_LIMIT, Activation, Norm, Result, Rope, RopeStyle};
 
@@ -127,20 +127,6 @@ pub(super) fn argmax(device: &Device, x: &Buffer, len: usize, out: &mut Buffer) 
     device.launch("argmax").floats(x, len).floats_mut(out, 1).int(len).run((1, 1, 1), (1024, 1, 1), 0)
 }
 
-/// Gives `with` the numbers of rows in device memory, `(rows.len())` ints.
-pub(super) fn staged_rows(
-    device: &Device,
-    rows: &[u32],
-    with: impl FnOnce(&Memory, usize) -> Result<()>,
-) -> Result<()> {
-    if let [row] = *rows {
-        // A single token is where a recorded one will be looked for.
-        return device.at_token(row, |memory| with(memory, 1));
-    }
-    let bytes: Vec<u8> = rows.iter().flat_map(|r| r.to_le_bytes()).collect();
-    device.staged(&bytes, |memory| with(memory, rows.len()))
-}
-
 pub(super) fn gather(device: &Device, x: &Buffer, rows: &[u32], cols: usize, out: &mut Buffer) -> Result<()> {
     let Some((&first, &last)) = rows.iter().min().zip(rows.iter().max()) else { return Ok(()) };
     let needed = (last as usize + 1) * cols;
@@ -153,7 +139,7 @@ pub(super) fn gather(device: &Device, x: &Buffer, rows: &[u32], cols: usize, out
         // Neighbours need no list: nothing has to be copied, and the launch can be recorded.
         return run(launch.none(), out);
     }
-    staged_rows(device, rows, |memory, count| run(launch.bytes(memory, 0, count * 4), out))
+    device.staged(ints_as_bytes(rows), |memory| run(launch.bytes(memory, 0, rows.len() * 4), out))
 }
 
 pub(super) fn scatter_add(
@@ -167,9 +153,7 @@ pub(super) fn scatter_add(
     let Some(&last) = rows.iter().max() else { return Ok(()) };
     let count = rows.len();
     assert_eq!(count, factors.len(), "a factor for each row");
-    let numbers = rows.iter().flat_map(|r| r.to_le_bytes());
-    let bytes: Vec<u8> = numbers.chain(factors.iter().flat_map(|f| f.to_le_bytes())).collect();
-    device.staged(&bytes, |memory| {
+    device.staged(&[ints_as_bytes(rows), floats_as_bytes(factors)].concat(), |memory| {
         device
             .launch("scatter_add")
             .floats(x, count * cols)

@@ -11,9 +11,8 @@
 
 use super::Cuda;
 use super::device::Device;
-use super::elements::staged_rows;
 use super::launch::Launch;
-use super::memory::{Buffer, Memory};
+use super::memory::{Buffer, Memory, ints_as_bytes};
 use super::weight::Weight;
 use crate::{Product, Result};
 use qconv_formats::block::BlockFormat;
@@ -268,7 +267,12 @@ fn launch(
 /// See [`crate::Backend::embed`].
 pub(super) fn embed(device: &Device, table: &Weight, rows: &[u32], out: &mut Buffer) -> Result<()> {
     assert!(rows.iter().all(|r| (*r as usize) < table.rows), "rows outside the table");
-    staged_rows(device, rows, |rows, count| embed_rows(device, table, rows, count, out))
+    let mut embed = |memory: &Memory| embed_rows(device, table, memory, rows.len(), out);
+    if rows.len() <= Device::FEW_TOKENS {
+        // Where a recorded step's will be looked for.
+        return device.at_tokens(rows, embed);
+    }
+    device.staged(ints_as_bytes(rows), &mut embed)
 }
 
 /// See [`crate::Backend::embed_position`]: the row's number lies where a recorded token finds its position.

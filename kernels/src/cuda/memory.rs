@@ -212,3 +212,9 @@ pub(super) fn floats_as_bytes(floats: &[f32]) -> &[u8] {
     // SAFETY: floats have no padding, and are aligned for bytes.
     unsafe { std::slice::from_raw_parts(floats.as_ptr().cast::<u8>(), size_of_val(floats)) }
 }
+
+/// The bytes of some integers, likewise.
+pub(super) fn ints_as_bytes(ints: &[u32]) -> &[u8] {
+    // SAFETY: integers have no padding, and are aligned for bytes.
+    unsafe { std::slice::from_raw_parts(ints.as_ptr().cast::<u8>(), size_of_val(ints)) }
+}

@@ -82,7 +82,7 @@ impl Backend for Cuda {
         bandwidth::copy(&self.device).ok()
     }
 
-    fn begin_step(&self, recording: &mut Recording, at: Option<(u32, usize)>) -> Result<bool> {
+    fn begin_step(&self, recording: &mut Recording, at: Option<(&[u32], usize)>) -> Result<bool> {
         record::begin(&self.device, recording, at)
     }
 

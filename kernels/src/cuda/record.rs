@@ -1,9 +1,10 @@
 //! Recording a token: all its launches become one CUDA graph, so that the device never waits for the host between them.
 //!
 //! A step runs plainly the first time: kernels are looked up, workspaces grow. The second time its launches are captured instead
-//! of run, and from then on the graph is launched. What changes from token to token (its number, its position) lies in device
-//! memory and is written before. What decides how launches are cut (how many positions there are) is allowed to change within
-//! one recording only as far as kernels can do with it: a recording is good up to the next power of two of positions.
+//! of run, and from then on the graph is launched. It may be a token of each of several sequences, too. What changes from step to
+//! step (numbers of tokens, their position) lies in device memory and is written before. What decides how launches are cut (how
+//! many positions there are) is allowed to change within one recording only as far as kernels can do with it: a recording is
+//! good up to the next power of two of positions.
 
 use super::device::{Device, failed};
 use crate::Result;
@@ -34,9 +35,10 @@ const FIRST: usize = 128;
 const MOST_FAILURES: usize = 3;
 
 /// See [`crate::Backend::begin_step`].
-pub(super) fn begin(device: &Device, recording: &mut Recording, at: Option<(u32, usize)>) -> Result<bool> {
+pub(super) fn begin(device: &Device, recording: &mut Recording, at: Option<(&[u32], usize)>) -> Result<bool> {
     let Recording(state) = recording;
-    if !device.tuning().graphs || device.is_profiled() {
+    let many = at.is_some_and(|(tokens, _)| tokens.len() > Device::FEW_TOKENS);
+    if !device.tuning().graphs || device.is_profiled() || many {
         return Ok(false);
     }
     let failures = match state {
@@ -49,9 +51,9 @@ pub(super) fn begin(device: &Device, recording: &mut Recording, at: Option<(u32,
         State::Recorded { .. } => 0,
     };
     let mut now = FIRST;
-    if let Some((token, start)) = at {
+    if let Some((tokens, start)) = at {
         // Where the recorded launches will look for them.
-        device.at_token(token, |_| Ok(()))?;
+        device.at_tokens(tokens, |_| Ok(()))?;
         device.at_position(start, |_| Ok(()))?;
         now = (start + 1).next_power_of_two().max(FIRST);
     }

@@ -28,21 +28,23 @@ fn feed<B: Backend>(b: &B, table: &QTensor, learned: &QTensor, tokens: &[u32]) -
             b.store(&mut cache, 0, &x, &x, start, 1)?;
             b.attention(&shape, &x, &cache, 0, start, 1, &mut out)
         };
-        b.repeat(&mut recording, Some((token, start)), &mut step).unwrap();
+        b.repeat(&mut recording, Some((&[token], start)), &mut step).unwrap();
         results.extend(contents(b, &out, cols));
     }
     (results, runs)
+}
+
+/// A table of rows of 16 floats.
+fn rows_of_floats(random: &mut Random, rows: usize) -> QTensor {
+    let bytes: Vec<u8> = random.floats(rows * 16).iter().flat_map(|x| x.to_le_bytes()).collect();
+    QTensor::new(&block::F32, Shape::new(&[rows, 16]).unwrap(), bytes).unwrap()
 }
 
 #[test]
 fn recorded_tokens_are_the_plain_ones() {
     let Some(cuda) = cuda() else { return };
     let mut random = Random::new(7);
-    let mut floats = |rows: usize| {
-        let bytes: Vec<u8> = random.floats(rows * 16).iter().flat_map(|x| x.to_le_bytes()).collect();
-        QTensor::new(&block::F32, Shape::new(&[rows, 16]).unwrap(), bytes).unwrap()
-    };
-    let (table, learned) = (floats(11), floats(140));
+    let (table, learned) = (rows_of_floats(&mut random, 11), rows_of_floats(&mut random, 140));
     let tokens: Vec<u32> = (0..140).map(|i| i * 7 % 11).collect();
     let (got, runs) = feed(&cuda, &table, &learned, &tokens);
     let (want, all) = feed(&oracle(), &table, &learned, &tokens);
@@ -76,7 +78,7 @@ fn in_two_places(split: &Split<Cpu, Cuda>, tokens: &[f32], back: bool) -> Vec<Re
     let norm = |weight, x: &_, out: &mut _| split.norm(Norm::Rms, 1e-5, weight, None, x, out, 1, 32);
     let token = |&token: &f32| {
         let numbers: Vec<f32> = (0..32).map(|i| (i as f32 * token).sin()).collect();
-        split.repeat(&mut recording, Some((0, 0)), &mut || {
+        split.repeat(&mut recording, Some((&[0], 0)), &mut || {
             split.write(&numbers, &mut x)?;
             norm(&here, &x, &mut y)?;
             norm(&there, &y, &mut z)?;
@@ -109,6 +111,44 @@ fn what_is_recorded_of_two_places_is_the_second() {
     let other = in_two_places(&cuda, &[0.5, 0.5, 0.5, 1.0, 0.5], true);
     assert_eq!(other.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, true, false, true]);
     assert!(other[3].as_ref().unwrap_err().to_string().contains("before their activations were there"));
+}
+
+/// Three sequences, a token of each at a time: what attention gives at every position, and how often the step ran.
+fn side_by_side(cuda: &Cuda, table: &QTensor) -> (Vec<f32>, usize) {
+    let (heads, dim, cols, count, steps) = (2, 8, 16, 3, 9);
+    let table = cuda.weight(table.clone()).unwrap();
+    let shape = CacheShape { layers: 1, positions: steps, kv_heads: heads, key_width: cols, value_width: cols };
+    let mut caches: Vec<_> = (0..count).map(|_| cuda.cache(shape).unwrap()).collect();
+    let rope = Rope { style: RopeStyle::Neox, frequencies: vec![1.0, 0.1, 0.01], magnitude: 1.0 };
+    let shape =
+        Attention { heads, kv_heads: heads, key_dim: dim, value_dim: dim, scale: 0.5, window: None, soft_cap: None };
+    let [mut q, mut k, mut v, mut out] = [(); 4].map(|()| cuda.buffer(count * cols).unwrap());
+    let (mut recording, mut results, mut runs) = (Recording::default(), Vec::new(), 0);
+    for start in 0..steps {
+        let tokens: Vec<u32> = (0..count).map(|i| ((start * 7 + i * 3) % 11) as u32).collect();
+        let mut step = || {
+            runs += 1;
+            for x in [&mut q, &mut k, &mut v] {
+                cuda.embed(&table, &tokens, x)?;
+            }
+            let mut caches: Vec<_> = caches.iter_mut().collect();
+            cuda.attend_each(Some(&rope), &shape, &mut q, &mut k, &v, &mut caches, 0, start, 1, &mut out)
+        };
+        cuda.repeat(&mut recording, Some((&tokens, start)), &mut step).unwrap();
+        results.extend(contents(cuda, &out, count * cols));
+    }
+    (results, runs)
+}
+
+#[test]
+fn tokens_of_several_sequences_are_recorded() {
+    let (Some(cuda), Some(mut plain)) = (cuda(), cuda()) else { return };
+    plain.device.tune().graphs = false;
+    let table = rows_of_floats(&mut Random::new(11), 11);
+    let (got, runs) = side_by_side(&cuda, &table);
+    let (want, all) = side_by_side(&plain, &table);
+    assert_eq!(got, want);
+    assert_eq!((runs, all), (2, 9));
 }
 
 #[test]
