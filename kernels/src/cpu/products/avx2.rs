@@ -103,9 +103,9 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>) {
+    fn tile<const GROUP: usize, const PLUS: bool, const BITS: u32>(self, tile: &Tile, work: Work<'_>) {
         // 8 integer sums stay in registers; the 8 float sums are needed once in a group.
-        many::<Self, GROUP, PLUS, EIGHT, 1, 4>(self, tile, work);
+        many::<Self, GROUP, PLUS, BITS, 1, 4>(self, tile, work);
     }
 
     #[inline(always)]

@@ -76,9 +76,9 @@ impl<const VBMI: bool> Simd for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>) {
+    fn tile<const GROUP: usize, const PLUS: bool, const BITS: u32>(self, tile: &Tile, work: Work<'_>) {
         // 12 integer and 12 float sums, 2 registers of codes.
-        many::<Self, GROUP, PLUS, EIGHT, 2, 6>(self, tile, work);
+        many::<Self, GROUP, PLUS, BITS, 2, 6>(self, tile, work);
     }
 
     #[inline(always)]

@@ -310,9 +310,13 @@ fn part<V: Simd, F: Codes, const T: usize>(
     let codes = if multiplied::<V, F>() { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
     let offset = if offset_is_added::<F>() { [0; 4] } else { times::<V, F>().map(|times| F::OFFSET * times) };
     for t in 0..T {
-        let these = v.load(&x[t].q, 64 * part);
         let start = v.start(eight, offset, &x[t].minus_fours.as_chunks().0[part]);
-        let sum = v.to_floats(v.dot(eight, start, codes, these));
+        let sum = if F::LEVELS {
+            v.dot_levels(start, codes, v.load(&x[t].q, 64 * part), v.load(&x[t].more, 64 * part))
+        } else {
+            v.dot(eight, start, codes, v.load(&x[t].q, 64 * part))
+        };
+        let sum = v.to_floats(sum);
         let chain = &mut sums[t][part % (CHAINS / T)];
         *chain = v.fma(sum, v.spread(place, &scales[t]), *chain);
     }

@@ -41,6 +41,7 @@ impl Codes for Nl {
     const BYTES: usize = 8 * 18;
     const GROUP: usize = 32;
     const OFFSET: u8 = 128;
+    const LEVELS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
@@ -64,6 +65,7 @@ impl Codes for Xs {
     const BYTES: usize = 136;
     const GROUP: usize = 32;
     const OFFSET: u8 = 128;
+    const LEVELS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {

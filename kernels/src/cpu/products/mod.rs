@@ -112,8 +112,10 @@ trait Codes: 'static {
     const BYTES: usize;
     /// Weights that share a scale: 16 or 32.
     const GROUP: usize;
-    /// 0 or a power of two. Only with 128 may codes be above 127.
+    /// 0 or a power of two. Only with 128 may codes be above 127, and only from 32 on above 31.
     const OFFSET: u8 = 0;
+    /// Whether codes, with an [`Codes::OFFSET`] of 128, are never 0.
+    const LEVELS: bool = false;
     /// Whether there is a `plus`.
     const PLUS: bool = false;
 
@@ -245,12 +247,15 @@ fn unpack_of<F: Codes>(Rest { bytes, row_bytes, cols, unit, tile }: Rest<'_>) ->
 }
 
 const fn multiply_of<F: Codes>() -> fn(Isa, &Tile, Work<'_>) {
-    match (F::GROUP, F::PLUS, F::OFFSET == 128) {
-        (16, false, _) => multiply::<16, false, false>,
-        (16, true, _) => multiply::<16, true, false>,
-        (_, true, _) => multiply::<32, true, false>,
-        (_, false, false) => multiply::<32, false, false>,
-        (_, false, true) => multiply::<32, false, true>,
+    match (F::GROUP, F::PLUS, F::OFFSET) {
+        (16, true, 0..32) => multiply::<16, true, 5>,
+        (16, false, 0..32) => multiply::<16, false, 5>,
+        (16, false, 32..128) => multiply::<16, false, 7>,
+        (32, true, 0..32) => multiply::<32, true, 5>,
+        (32, false, 0..32) => multiply::<32, false, 5>,
+        (32, false, 32..128) => multiply::<32, false, 7>,
+        (32, false, 128) => multiply::<32, false, 8>,
+        _ => panic!("no format is like that yet"),
     }
 }
 
@@ -277,8 +282,8 @@ fn one_by_one<const T: usize>(few: Few<'_>, out: &mut [f32], one: impl Fn(Few<'_
     }
 }
 
-fn multiply<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(isa: Isa, tile: &Tile, work: Work<'_>) {
-    run(isa, Multiply::<GROUP, PLUS, EIGHT> { tile, work });
+fn multiply<const GROUP: usize, const PLUS: bool, const BITS: u32>(isa: Isa, tile: &Tile, work: Work<'_>) {
+    run(isa, Multiply::<GROUP, PLUS, BITS> { tile, work });
 }
 
 /// Runs a kernel with the best instructions that `isa` allows.

@@ -18,8 +18,8 @@ pub(in crate::cpu) const UNIT: usize = 256;
 pub(in crate::cpu) struct Unit {
     /// `x / scale`, rounded to nearest: -127 to 127.
     pub(super) q: [u8; UNIT],
-    /// The same in fourths: all `4 i`, then all `4 i + 1` and so on; see [`super::books`]. Only where tokens are few.
-    pub(super) fourths: [u8; UNIT],
+    /// The same once more as [`IntegerSums::once_more`](super::simd::IntegerSums::once_more) has it. Only where tokens are few.
+    pub(super) more: [u8; UNIT],
     /// Largest magnitude / 127.
     pub(super) scale: [f32; 8],
     /// `scale` times the sum of `q` in each group of 32, for what formats add to all weights of a group.
@@ -119,12 +119,7 @@ impl Kernel for Quantize<'_> {
                 quantize(v, &x, out);
             }
             if few {
-                let Unit { q, fourths, .. } = out;
-                for (p, fourth) in fourths.as_chunks_mut::<{ UNIT / 4 }>().0.iter_mut().enumerate() {
-                    for (to, from) in fourth.iter_mut().zip(q.as_chunks::<4>().0) {
-                        *to = from[p];
-                    }
-                }
+                v.once_more(&out.q, &mut out.more);
             }
         }
     }

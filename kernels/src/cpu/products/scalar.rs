@@ -29,8 +29,8 @@ impl Simd for Scalar {
         kernel.run(self);
     }
 
-    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>) {
-        many::<Self, GROUP, PLUS, EIGHT, 1, 2>(self, tile, work);
+    fn tile<const GROUP: usize, const PLUS: bool, const BITS: u32>(self, tile: &Tile, work: Work<'_>) {
+        many::<Self, GROUP, PLUS, BITS, 1, 2>(self, tile, work);
     }
 
     fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {

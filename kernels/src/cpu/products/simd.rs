@@ -56,7 +56,7 @@ pub(super) trait Simd: ByteLanes + IntegerSums + FloatLanes + Books + Permutes {
     fn enter<K: Kernel>(self, kernel: K);
 
     /// The product of a packed tile with many tokens, in the shape that suits the registers; see [`super::tile`].
-    fn tile<const GROUP: usize, const PLUS: bool, const EIGHT: bool>(self, tile: &Tile, work: Work<'_>);
+    fn tile<const GROUP: usize, const PLUS: bool, const BITS: u32>(self, tile: &Tile, work: Work<'_>);
 
     /// Whether [`IntegerSums::dot`] takes codes of eight bits, with `eight` and without.
     const WHOLE_BYTES: bool;

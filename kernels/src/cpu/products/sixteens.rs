@@ -4,6 +4,15 @@
 //! (Sums of four with spread scales, as other formats have them, took 8 conversions, 8 permutations and 8 additions for two units, a
 //! third of the instructions of IQ2_XXS with VBMI. Of formats with groups of 16, Q2_K, Q3_K and Q6_K gained 3 to 11% with AVX2 and with
 //! AVX-512. For groups of 32 it is no gain: sums of 32 neighbours need as many instructions as the conversions.)
+//!
+//! Tried with AVX2 on Zen 5:
+//! - sums by multiplications with one and packing instead of shuffles and additions in 16 bits: the same within 3%, though multiplications
+//!   have fewer ports. (512 weights of Q2_K are 172 instructions and take 41 to 44 cycles; other formats run at about four instructions
+//!   a cycle as well, and what holds them there was not found.);
+//! - a second chain of float sums: more registers than there are, 4% slower for Q2_K;
+//! - Q2_K's scales cut out in general registers: 2 to 7% slower, and 7 to 11% with AVX-512.
+//!
+//! Not tried: scales as 16-bit factors of the last multiplication, as ggml has them.
 
 use super::few::{Sums, adds, counting, multiplied, with_offset};
 use super::panel::Unit;
@@ -97,7 +106,7 @@ fn add_fourth<V: Simd, F: Codes, const T: usize>(
 ) {
     let codes = F::codes(v, unit, ready, part);
     for t in 0..T {
-        let these = v.load(&x[t].fourths, 64 * part);
+        let these = v.load(&x[t].more, 64 * part);
         let these = if F::SIGNS { v.negate_fourths(ready.signs, part, these) } else { these };
         sums[t] = v.dot(false, sums[t], codes, these);
     }

@@ -116,22 +116,22 @@ pub(in crate::cpu) struct Work<'a> {
     pub(in crate::cpu) sums: &'a mut [[f32; ROWS]],
 }
 
-/// Multiplies a tile with all tokens. `PLUS` and `EIGHT` as in [`Codes`] and [`IntegerSums::dot`].
-pub(super) struct Multiply<'a, const GROUP: usize, const PLUS: bool, const EIGHT: bool> {
+/// Multiplies a tile with all tokens. `PLUS` as in [`Codes`]; codes have at most `BITS` bits (5, 7 or 8).
+pub(super) struct Multiply<'a, const GROUP: usize, const PLUS: bool, const BITS: u32> {
     pub(super) tile: &'a Tile,
     pub(super) work: Work<'a>,
 }
 
-impl<const GROUP: usize, const PLUS: bool, const EIGHT: bool> Kernel for Multiply<'_, GROUP, PLUS, EIGHT> {
+impl<const GROUP: usize, const PLUS: bool, const BITS: u32> Kernel for Multiply<'_, GROUP, PLUS, BITS> {
     #[inline(always)]
     fn run<V: Simd>(self, v: V) {
-        v.tile::<GROUP, PLUS, EIGHT>(self.tile, self.work);
+        v.tile::<GROUP, PLUS, BITS>(self.tile, self.work);
     }
 }
 
 /// [`Multiply`] with `16 * R` rows and `T` tokens in registers.
 #[inline(always)]
-pub(super) fn many<V: Simd, const GROUP: usize, const PLUS: bool, const EIGHT: bool, const R: usize, const T: usize>(
+pub(super) fn many<V: Simd, const GROUP: usize, const PLUS: bool, const BITS: u32, const R: usize, const T: usize>(
     v: V,
     tile: &Tile,
     work: Work<'_>,
@@ -140,13 +140,13 @@ pub(super) fn many<V: Simd, const GROUP: usize, const PLUS: bool, const EIGHT: b
     let (sums, sums_rest) = work.sums.as_chunks_mut::<T>();
     for (x, sums) in x.iter().zip(sums) {
         for r in (0..ROWS / 16).step_by(R) {
-            block::<V, GROUP, PLUS, EIGHT, R, T>(v, tile, r, x, sums);
+            block::<V, GROUP, PLUS, BITS, R, T>(v, tile, r, x, sums);
         }
     }
     let (x, sums) = (x_rest.as_chunks::<2>().0, sums_rest.as_chunks_mut::<2>().0);
     for (x, sums) in x.iter().zip(sums) {
         for r in (0..ROWS / 16).step_by(R) {
-            block::<V, GROUP, PLUS, EIGHT, R, 2>(v, tile, r, x, sums);
+            block::<V, GROUP, PLUS, BITS, R, 2>(v, tile, r, x, sums);
         }
     }
 }
@@ -154,13 +154,14 @@ pub(super) fn many<V: Simd, const GROUP: usize, const PLUS: bool, const EIGHT: b
 /// `T` tokens and rows `16 * first ..` of a tile.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // several arrays go along; iterators would hide it
-fn block<V: Simd, const GROUP: usize, const PLUS: bool, const EIGHT: bool, const R: usize, const T: usize>(
+fn block<V: Simd, const GROUP: usize, const PLUS: bool, const BITS: u32, const R: usize, const T: usize>(
     v: V,
     tile: &Tile,
     first: usize,
     x: &[Unit; T],
     out: &mut [[f32; ROWS]; T],
 ) {
+    let eight = BITS == 8;
     let mut sums = [[v.splat(0.0); R]; T];
     for t in 0..T {
         for r in 0..R {
@@ -168,19 +169,39 @@ fn block<V: Simd, const GROUP: usize, const PLUS: bool, const EIGHT: bool, const
         }
     }
     for g in 0..UNIT / GROUP {
-        let mut ints = [[v.start_group(EIGHT, 32, 0); R]; T];
+        let mut ints = [[v.start_group(eight, 32, 0); R]; T];
         for t in 0..T {
             let minus = if GROUP == 16 { x[t].minus16[g] } else { x[t].minus[g] };
-            ints[t] = [v.start_group(EIGHT, tile.offset_log2, minus); R];
+            ints[t] = [v.start_group(eight, tile.offset_log2, minus); R];
         }
-        for step in g * GROUP / 4..(g + 1) * GROUP / 4 {
-            let mut codes = [v.load_words(&tile.codes[step].as_chunks().0[first]); R];
-            for r in 1..R {
-                codes[r] = v.load_words(&tile.codes[step].as_chunks().0[first + r]);
+        let steps = if BITS == 5 { 4 } else { GROUP / 4 };
+        for first_step in (g * GROUP / 4..(g + 1) * GROUP / 4).step_by(steps) {
+            let mut sums = ints;
+            for t in 0..T {
+                for r in 0..R {
+                    sums[t][r] = if BITS == 5 { v.begin_small(ints[t][r]) } else { ints[t][r] };
+                }
+            }
+            for step in first_step..first_step + steps {
+                let mut codes = [v.load_words(&tile.codes[step].as_chunks().0[first]); R];
+                for r in 1..R {
+                    codes[r] = v.load_words(&tile.codes[step].as_chunks().0[first + r]);
+                }
+                for t in 0..T {
+                    let x = x[t].q.as_chunks().0[step];
+                    for r in 0..R {
+                        let sum = &mut sums[t][r];
+                        *sum = if BITS == 5 {
+                            v.dot_small(*sum, codes[r], x)
+                        } else {
+                            v.dot_four(eight, *sum, codes[r], x)
+                        };
+                    }
+                }
             }
             for t in 0..T {
                 for r in 0..R {
-                    ints[t][r] = v.dot_four(EIGHT, ints[t][r], codes[r], x[t].q.as_chunks().0[step]);
+                    ints[t][r] = if BITS == 5 { v.end_small(ints[t][r], sums[t][r]) } else { sums[t][r] };
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! [`IntegerSums`] with AVX2.
 
+use super::super::panel::UNIT;
 use super::super::simd::{ByteLanes, IntegerSums};
 use super::{Pairs, Two, TwoFloats, by_half, halves_of};
 use std::arch::x86_64::*;
@@ -79,6 +80,26 @@ impl<const VNNI: bool> IntegerSums for Pairs<VNNI> {
         both!(Two, |sum, codes, x| _mm256_add_epi32(sum, sums_of_four(codes, x)))
     }
 
+    /// Magnitudes.
+    #[inline(always)]
+    fn once_more(self, x: &[u8; UNIT], to: &mut [u8; UNIT]) {
+        for (x, to) in x.iter().zip(to) {
+            *to = (*x as i8).unsigned_abs();
+        }
+    }
+
+    /// The level takes the sign, which has no place in -128, and its own magnitude need not be worked out. (IQ4_NL 7%, IQ4_XS 10%.)
+    #[inline(always)]
+    fn dot_levels(self, sum: Two, codes: Two, x: Two, magnitudes: Two) -> Two {
+        if VNNI {
+            return self.dot(true, sum, codes, x);
+        }
+        let levels = self.xor(codes, 0x80);
+        both!(Two, |sum, levels, x, magnitudes| {
+            _mm256_add_epi32(sum, sums_of_four(magnitudes, _mm256_sign_epi8(levels, x)))
+        })
+    }
+
     /// Without AVX-VNNI, sums of two in 16 bits: shuffles and additions sum them up, for which there are more ports than for
     /// multiplications by one.
     #[inline(always)]
@@ -127,6 +148,30 @@ impl<const VNNI: bool> IntegerSums for Pairs<VNNI> {
             return both!(Two, |sum, codes| _mm256_add_epi32(sum, signed_sums_of_four(codes, x)));
         }
         both!(Two, |sum, codes| _mm256_add_epi32(sum, sums_of_four(codes, x)))
+    }
+
+    /// Four sums of two products of codes below 32 fit 16 bits, so that one multiplication by one does for four. (Prompts of Q2_K, Q3_K,
+    /// Q4_K, Q5_K, Q4_0 and TQ2_0 22 to 28% faster, of MXFP4 12%.)
+    #[inline(always)]
+    fn begin_small(self, sum: Two) -> Two {
+        if VNNI { sum } else { self.start_group(true, 0, 0) }
+    }
+
+    #[inline(always)]
+    fn dot_small(self, sum: Two, codes: Two, x: [u8; 4]) -> Two {
+        if VNNI {
+            return self.dot_four(false, sum, codes, x);
+        }
+        let x = now!(_mm256_set1_epi32(i32::from_le_bytes(x)));
+        both!(Two, |sum, codes| _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)))
+    }
+
+    #[inline(always)]
+    fn end_small(self, sum: Two, small: Two) -> Two {
+        if VNNI {
+            return small;
+        }
+        both!(Two, |sum, small| _mm256_add_epi32(sum, _mm256_madd_epi16(small, _mm256_set1_epi16(1))))
     }
 
     #[inline(always)]
