@@ -5,7 +5,7 @@
 //! - All others, and all with [`Activations::Exact`], are dequantized piece by piece and meet f32 activations.
 
 use super::memory::Split;
-use super::products::{self, FEW_ROWS, Fast, MOST_FEW, Panel, ROWS, Rest, Tile, UNIT, Work};
+use super::products::{self, FEW_ROWS, Fast, Few, MOST_FEW, Panel, ROWS, Rest, Tile, UNIT, View, Work};
 use super::{Activations, Cpu, Isa, Weight, profile, shares};
 use crate::{Product, Result};
 use std::cell::RefCell;
@@ -30,6 +30,7 @@ struct Scratch {
     tile: Option<Box<Tile>>,
     sums: Vec<[f32; ROWS]>,
     few: Vec<f32>,
+    view: View,
 }
 
 /// `out = x * w^T + bias` for several weights: `x`: `(n, cols)`, each `out`: `(n, rows)`.
@@ -135,10 +136,11 @@ impl<'a> Part<'a> {
 
     fn few(&self, fast: &Fast, isa: Isa, panel: &Panel, rows: std::ops::Range<usize>, scratch: &mut Scratch) {
         let (cols, padded) = (self.weight.cols(), products::padded(self.n));
-        let out = &mut scratch.few;
+        let Scratch { few: out, view, .. } = scratch;
         out.resize(rows.len().next_multiple_of(FEW_ROWS) * padded, 0.0);
         let bytes = self.weight.bytes_of(rows.clone());
-        fast.few(isa, bytes, bytes.len() / rows.len(), cols, panel.units(cols, padded), out);
+        let few = Few { bytes, row_bytes: bytes.len() / rows.len(), cols, x: panel.units(cols, padded) };
+        fast.few(isa, few, view, out);
         for (row, sums) in rows.zip(out.chunks_exact(padded)) {
             for (token, sum) in sums[..self.n].iter().enumerate() {
                 self.put(token, row, *sum);

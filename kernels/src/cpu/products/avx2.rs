@@ -109,10 +109,11 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], places: [usize; 4], half: usize) {
         // Four by four; the stores are what it costs.
         for r in (0..16).step_by(4) {
-            for j in (0..to.len().min(16)).step_by(4) {
+            for (j, place) in (0..16).step_by(4).zip(places) {
+                let Some(to) = to.get_mut(place..place + 4) else { continue };
                 let mut a = [now!(_mm_setzero_ps()); 4];
                 for (a, from) in a.iter_mut().zip(&from[r..r + 4]) {
                     let from: &[u32; 4] = from[j..].first_chunk().expect("four of sixteen");
@@ -126,7 +127,7 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
                     now!(_mm_movelh_ps(high.0, high.1)),
                     now!(_mm_movehl_ps(high.1, high.0)),
                 ];
-                for (to, column) in to[j..].iter_mut().zip(columns) {
+                for (to, column) in to.iter_mut().zip(columns) {
                     let to: &mut [u32; 4] = to[16 * half + r..].first_chunk_mut().expect("four of thirty-two");
                     now!(_mm_storeu_ps(to.as_mut_ptr().cast(), column));
                 }

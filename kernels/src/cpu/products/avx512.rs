@@ -22,6 +22,13 @@ fn by_quarter(a: u32, b: u32, c: u32, d: u32) -> __m512i {
     unsafe { _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d) }
 }
 
+/// 32 numbers of 16 bits.
+#[inline(always)]
+fn four_times_eight(x: [[i16; 8]; 4]) -> __m512i {
+    // SAFETY: used by the methods of `Wide` alone; 64 bytes.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
 /// Where the 64 bytes from the start of the unit, or its last 64, begin that hold the one at `at`.
 #[inline(always)]
 fn line(unit: &[u8], at: usize) -> usize {
@@ -82,7 +89,7 @@ impl<const VBMI: bool> Simd for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], places: [usize; 4], half: usize) {
         // Four rounds of interleaving: numbers, pairs, quarters, halves.
         let mut a = [now!(_mm512_setzero_si512()); 16];
         for (a, from) in a.iter_mut().zip(from) {
@@ -112,8 +119,8 @@ impl<const VBMI: bool> Simd for Wide<VBMI> {
                 (j + 12, now!(_mm512_shuffle_i32x4::<0xdd>(high, high2))),
             ];
             for (at, column) in columns {
-                if at < to.len() {
-                    let to = &mut to[at].as_chunks_mut::<16>().0[half];
+                if let Some(to) = to.get_mut(places[at / 4] + at % 4) {
+                    let to = &mut to.as_chunks_mut::<16>().0[half];
                     now!(_mm512_storeu_si512(to.as_mut_ptr().cast(), column));
                 }
             }

@@ -1,8 +1,8 @@
 //! Products with few tokens (generation): rows of weights are read once, where they lie.
 //!
 //! Bound by memory, so what counts is instructions per byte, and that bytes come in time:
-//! - two units are taken together, so that a register holds the scales of sixteen groups of 32; integer sums of 64 weights
-//!   become floats in one instruction, and lanes are summed only where a row ends;
+//! - two units are taken together, so that a register holds the scales of sixteen groups of 32; integer sums of 64 or 128 weights
+//!   ([`Order`]) become floats in one instruction, and lanes are summed only where a row ends;
 //! - the loop over whole units calls nothing and copies nothing. (With the incomplete unit inside of it, sums went to the
 //!   stack and back in every step, because a copy might have been made: half the speed);
 //! - one row after the other: memory is read in one stream, and asked for [`AHEAD`] bytes before.
@@ -23,8 +23,10 @@
 //! Prefetching past the second-level cache (NTA) does the same. In the cache all of these do 79 to 87 GB/s, twice what
 //! memory gives, so it is not arithmetic that differs.
 
+use super::order::Order;
 use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Simd};
+use super::view::{Kind, Magnitudes, Minus, Pair, View};
 use super::{Codes, Ready, sixteens};
 use std::marker::PhantomData;
 
@@ -61,6 +63,7 @@ pub(super) fn last_unit<F: Codes>(row: &[u8], whole: usize, unit: &mut [u8; MOST
 /// The results, `(rows, tokens)`, have room for a multiple of `R` rows.
 pub(super) struct Rows<'a, F, const R: usize, const T: usize>(
     pub(super) Few<'a>,
+    pub(super) &'a mut View,
     pub(super) &'a mut [f32],
     pub(super) PhantomData<F>,
 );
@@ -73,17 +76,20 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
         const { assert!(!by_sixteen::<F>() || F::OFFSET < 128) };
         const { assert!(T == 1 || T == 2 || T == 4) };
         let Few { bytes, row_bytes, cols, x } = self.0;
-        let x = x.as_chunks::<T>().0.as_chunks::<2>().0; // (pairs of units, 2, T)
+        self.1.fill(x, T, kind::<V, F>());
+        let View { pairs, minus, magnitudes } = &*self.1;
+        let x = All { pairs: pairs.as_chunks().0, minus: minus.as_chunks().0, magnitudes: magnitudes.as_chunks().0 };
         let (rows, whole) = (bytes.len() / row_bytes, cols / (2 * UNIT));
-        assert!(x.len() == cols.div_ceil(2 * UNIT), "as many activations as the rows have weights");
-        for (r, out) in (0..rows).step_by(R).zip(self.1.chunks_exact_mut(R * T)) {
+        assert!(x.pairs.len() == cols.div_ceil(2 * UNIT), "as many activations as the rows have weights");
+        for (r, out) in (0..rows).step_by(R).zip(self.2.chunks_exact_mut(R * T)) {
             let mut starts = [0; R];
             for (i, start) in starts.iter_mut().enumerate() {
                 *start = (r + i).min(rows - 1) * row_bytes; // at the end, the last row several times
             }
             let mut sums = Sums::<V, R, T>::new(v);
             let mut pairs = starts.map(|start| bytes[start..start + whole * 2 * F::BYTES].chunks_exact(2 * F::BYTES));
-            for x in &x[..whole] {
+            for i in 0..whole {
+                let x = x.meets::<V, F>(i, 0);
                 let mut units: [&[u8]; R] = [&[]; R];
                 for (unit, pairs) in units.iter_mut().zip(&mut pairs) {
                     *unit = pairs.next().expect("as many pairs of units as were counted");
@@ -91,18 +97,74 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
                         v.prefetch(unit, line + if R == 1 { AHEAD } else { R * row_bytes });
                     }
                 }
-                units_of::<V, F, R, T, 2>(v, &units, &x.each_ref(), UNIT / F::GROUP, &mut sums);
+                units_of::<V, F, R, T, 2>(v, &units, x, UNIT / F::GROUP, &mut sums);
             }
-            if let Some(x) = x.get(whole) {
-                // One unit, or two; the last may be incomplete.
-                for (u, x) in x.iter().enumerate().take((cols % (2 * UNIT)).div_ceil(UNIT)) {
-                    let at = (2 * whole + u) * F::BYTES;
-                    let left = Left { bytes: row_bytes - at, weights: cols - (2 * whole + u) * UNIT };
-                    unit_at_the_end::<V, F, R, T>(v, bytes, starts.map(|start| start + at), left, x, &mut sums);
-                }
+            // One unit is left, or two; the last may be incomplete.
+            for u in 0..(cols % (2 * UNIT)).div_ceil(UNIT) {
+                let at = (2 * whole + u) * F::BYTES;
+                let left = Left { bytes: row_bytes - at, weights: cols - (2 * whole + u) * UNIT };
+                let x = x.meets::<V, F>(whole, u);
+                unit_at_the_end::<V, F, R, T>(v, bytes, starts.map(|start| start + at), left, x, &mut sums);
             }
             sums.put::<F>(v, out);
         }
+    }
+}
+
+/// A [`View`] for `T` tokens.
+#[derive(Clone, Copy)]
+struct All<'a, const T: usize> {
+    pairs: &'a [[Pair; T]],
+    minus: &'a [[Minus; T]],
+    magnitudes: &'a [[Magnitudes; T]],
+}
+
+impl<'a, const T: usize> All<'a, T> {
+    /// Pair `i` of units, from one of its units on.
+    #[inline(always)]
+    fn meets<V: Simd, F: Codes>(self, i: usize, unit: usize) -> Meets<'a, T> {
+        let Kind { minus, magnitudes, .. } = kind::<V, F>();
+        Meets {
+            pairs: &self.pairs[i],
+            minus: if minus { &self.minus[i] } else { const { &[[[[0; 16]; 4]; 2]; T] } },
+            magnitudes: if magnitudes { &self.magnitudes[i] } else { const { &[[[0; UNIT]; 2]; T] } },
+            unit,
+        }
+    }
+}
+
+/// Activations that one or two units meet. What their format has no use for is zeros.
+#[derive(Clone, Copy)]
+pub(super) struct Meets<'a, const T: usize> {
+    pub(super) pairs: &'a [Pair; T],
+    minus: &'a [Minus; T],
+    magnitudes: &'a [Magnitudes; T],
+    /// Which unit of the pairs the first one meets.
+    pub(super) unit: usize,
+}
+
+impl<const T: usize> Meets<'_, T> {
+    /// Unit `k` of them.
+    #[inline(always)]
+    pub(super) fn next(self, k: usize) -> Self {
+        Meets { unit: self.unit + k, ..self }
+    }
+}
+
+/// Whether codes of eight bits stand for `code - 128`.
+const fn eight<F: Codes>() -> bool {
+    F::OFFSET == 128
+}
+
+/// What the format reads of activations.
+#[inline(always)]
+fn kind<V: Simd, F: Codes>() -> Kind {
+    Kind {
+        order: if sixteens::by_fourths::<V, F>() { Order::Fourths } else { F::ORDER },
+        scales: if by_sixteen::<F>() { 16 } else { 32 },
+        sums: F::GROUP,
+        minus: eight::<F>() && V::WHOLE_BYTES,
+        magnitudes: F::LEVELS && !V::WHOLE_BYTES,
     }
 }
 
@@ -124,7 +186,7 @@ fn unit_at_the_end<V: Simd, F: Codes, const R: usize, const T: usize>(
     bytes: &[u8],
     starts: [usize; R],
     left: Left,
-    x: &[Unit; T],
+    x: Meets<'_, T>,
     sums: &mut Sums<V, R, T>,
 ) {
     let mut copies;
@@ -141,7 +203,7 @@ fn unit_at_the_end<V: Simd, F: Codes, const R: usize, const T: usize>(
         }
     }
     let groups = left.weights.min(UNIT).div_ceil(F::GROUP);
-    units_of::<V, F, R, T, 1>(v, &units, &[x, x], groups, sums);
+    units_of::<V, F, R, T, 1>(v, &units, x, groups, sums);
 }
 
 /// Apart, so that what is rarely needed takes no registers.
@@ -210,12 +272,13 @@ impl<V: Simd, const R: usize, const T: usize> Sums<V, R, T> {
     }
 }
 
-/// One or two units of each row; of one, the second activations are not looked at, and only the first `groups` groups count.
+/// One or two units of each row; of one, only the first `groups` groups count.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // several arrays go along; iterators would hide it
 fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     v: V,
     units: &[&[u8]; R],
-    x: &[&[Unit; T]; 2],
+    x: Meets<'_, T>,
     groups: usize,
     sums: &mut Sums<V, R, T>,
 ) {
@@ -232,31 +295,31 @@ fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
         let (scale, plus) = with_offset::<V, F>(v, of_all);
         let mut scales = [v.no_scales(); T];
         for t in 0..T {
-            let (one, two) = (&x[0][t], &x[1][t]);
-            let of_x = if N == 2 { v.eights(&one.scale, &two.scale) } else { v.eight(&one.scale) };
+            let (of_x, sum) = (&x.pairs[t].scale[0], &x.pairs[t].sum[0]);
+            let of_x = if N == 2 { v.floats(of_x) } else { v.eight(eight_of(of_x, x.unit)) };
             v.put_scales(v.mul(scale, of_x), &mut scales[t]);
             if adds::<F>() {
-                let sum = if N == 2 { v.eights(&one.sum, &two.sum) } else { v.eight(&one.sum) };
+                let sum = if N == 2 { v.floats(sum) } else { v.eight(eight_of(sum, x.unit)) };
                 sums.plus[r][t] = v.fma(plus, sum, sums.plus[r][t]);
             }
         }
         let (sums, none) = (&mut sums.products[r], Ready::nothing(v));
-        part::<V, F, T>(v, 0, 0, a, &none, x[0], &scales, sums);
-        part::<V, F, T>(v, 1, 1, a, &none, x[0], &scales, sums);
-        part::<V, F, T>(v, 2, 2, a, &none, x[0], &scales, sums);
-        part::<V, F, T>(v, 3, 3, a, &none, x[0], &scales, sums);
+        parts::<V, F, T>(v, 0, a, &none, x, &scales, sums);
         if N == 2 {
-            part::<V, F, T>(v, 0, 4, b, &none, x[1], &scales, sums);
-            part::<V, F, T>(v, 1, 5, b, &none, x[1], &scales, sums);
-            part::<V, F, T>(v, 2, 6, b, &none, x[1], &scales, sums);
-            part::<V, F, T>(v, 3, 7, b, &none, x[1], &scales, sums);
+            parts::<V, F, T>(v, 8, b, &none, x.next(1), &scales, sums);
         }
     }
 }
 
-/// Whether integer sums are those of 16 neighbours, see [`sixteens`], and not of 4.
+/// Whether integer sums are those of 16 neighbours, see [`sixteens`], and not of 4 or 8.
 const fn by_sixteen<F: Codes>() -> bool {
     F::BOOK > 0 || F::GROUP == 16
+}
+
+/// Those of the first unit of two, or of the second.
+#[inline(always)]
+pub(super) fn eight_of(both: &[f32; 16], unit: usize) -> &[f32; 8] {
+    &both.as_chunks().0[unit]
 }
 
 /// Whether offsets are taken off with what is added to all weights of a group: one multiplication for all, where integer sums
@@ -293,31 +356,63 @@ pub(super) fn counting<V: Simd, F: Codes>(
     (v.first(groups, scale), if F::PLUS { v.first(groups, plus) } else { plus })
 }
 
-/// 64 weights of a row; `place` is where their scales are, in parts.
+/// A unit, whose scales are the lanes from `first` on.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // a piece of the loop above, written once
-fn part<V: Simd, F: Codes, const T: usize>(
+fn parts<V: Simd, F: Codes, const T: usize>(
     v: V,
-    part: usize,
-    place: usize,
+    first: usize,
     unit: &[u8],
     ready: &Ready<V>,
-    x: &[Unit; T],
+    x: Meets<'_, T>,
     scales: &[V::Scales; T],
     sums: &mut [[V::Floats; CHAINS]; T],
 ) {
-    let eight = F::OFFSET == 128;
-    let codes = if multiplied::<V, F>() { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
-    let offset = if offset_is_added::<F>() { [0; 4] } else { times::<V, F>().map(|times| F::OFFSET * times) };
-    for t in 0..T {
-        let start = v.start(eight, offset, &x[t].minus_fours.as_chunks().0[part]);
-        let sum = if F::LEVELS {
-            v.dot_levels(start, codes, v.load(&x[t].q, 64 * part), v.load(&x[t].more, 64 * part))
-        } else {
-            v.dot(eight, start, codes, v.load(&x[t].q, 64 * part))
-        };
-        let sum = v.to_floats(sum);
-        let chain = &mut sums[t][part % (CHAINS / T)];
-        *chain = v.fma(sum, v.spread(place, &scales[t]), *chain);
+    part::<V, F, T>(v, 0, first, unit, ready, x, scales, sums);
+    part::<V, F, T>(v, 2, first, unit, ready, x, scales, sums);
+    if F::ORDER.together() == 1 {
+        part::<V, F, T>(v, 1, first, unit, ready, x, scales, sums);
+        part::<V, F, T>(v, 3, first, unit, ready, x, scales, sums);
     }
+}
+
+/// 64 weights of a unit, or 128 that share lanes.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // a piece of the function above, written once
+fn part<V: Simd, F: Codes, const T: usize>(
+    v: V,
+    part: usize,
+    first: usize,
+    unit: &[u8],
+    ready: &Ready<V>,
+    x: Meets<'_, T>,
+    scales: &[V::Scales; T],
+    sums: &mut [[V::Floats; CHAINS]; T],
+) {
+    let groups = F::ORDER.groups(F::GROUP, part, first);
+    let these = codes::<V, F>(v, unit, ready, part);
+    let others = if F::ORDER.together() == 2 { codes::<V, F>(v, unit, ready, part + 1) } else { these };
+    for t in 0..T {
+        let (q, more) = (&x.pairs[t].q[x.unit], &x.magnitudes[t][x.unit]);
+        let at = |part| 64 * part;
+        let mut sum = v.start_group(false, 32, 0);
+        if eight::<F>() {
+            sum = v.start(&x.minus[t][x.unit][part / F::ORDER.together()]);
+        }
+        sum = match (F::ORDER.together() == 2, F::LEVELS) {
+            (true, true) => {
+                let first = v.dot_levels(sum, these, v.load(q, at(part)), v.load(more, at(part)));
+                v.dot_levels(first, others, v.load(q, at(part + 1)), v.load(more, at(part + 1)))
+            }
+            (true, false) => v.dot_two(sum, [[these, v.load(q, at(part))], [others, v.load(q, at(part + 1))]]),
+            (false, _) => v.dot(eight::<F>(), sum, these, v.load(q, at(part))),
+        };
+        let chain = &mut sums[t][(part + first / 8) % (CHAINS / T)];
+        *chain = v.fma(v.to_floats(sum), v.spread(groups, &scales[t]), *chain);
+    }
+}
+
+/// Codes, or multiples of them. (Not a closure: intrinsics would become calls in it.)
+#[inline(always)]
+pub(super) fn codes<V: Simd, F: Codes>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes {
+    if multiplied::<V, F>() { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) }
 }

@@ -2,7 +2,7 @@
 
 use super::legacy::nibbles;
 use super::simd::Simd;
-use super::{Codes, Ready};
+use super::{Codes, Order, Ready};
 
 /// Twice the E2M1 values, plus 16.
 const LEVELS: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
@@ -12,24 +12,31 @@ pub(super) struct Mx;
 impl Codes for Mx {
     const BYTES: usize = 8 * 17;
     const GROUP: usize = 32;
+    const ORDER: Order = Order::Halves;
     const OFFSET: u8 = 16;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.lookup(&LEVELS, nibbles(v, unit, 34 * part + 1, 34 * part + 18))
+        v.lookup(&LEVELS, nibbles(v, unit, 17, 1, part))
     }
 
     /// Powers of two, E8M0.
     #[inline(always)]
     fn scales<V: Simd>(v: V, unit: &[u8]) -> (V::Floats, V::Floats) {
-        let mut scales = [0.0; 8];
-        for (b, scale) in scales.iter_mut().enumerate() {
-            let e = u32::from(unit[17 * b]);
-            // The two lowest are subnormal.
-            *scale = f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 });
-        }
-        (v.eight(&scales), v.splat(0.0))
+        (v.half_powers(u128::from(powers(unit)).to_le_bytes()), v.splat(0.0))
     }
+
+    #[inline(always)]
+    fn scales_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) {
+        (v.half_powers((u128::from(powers(a)) | u128::from(powers(b)) << 64).to_le_bytes()), v.splat(0.0))
+    }
+}
+
+/// The scales of a unit's blocks. (In a register: what is stored byte by byte is not there yet when it is loaded at once.)
+#[inline(always)]
+fn powers(unit: &[u8]) -> u64 {
+    let e = |block: usize| u64::from(unit[17 * block]) << (8 * block);
+    e(0) | e(1) | e(2) | e(3) | e(4) | e(5) | e(6) | e(7)
 }
 
 pub(super) struct Nv;

@@ -4,7 +4,7 @@ use super::digits::nibbles_to_bytes;
 use super::k_quants::half;
 use super::legacy::nibbles;
 use super::simd::{Simd, array};
-use super::{Codes, Ready};
+use super::{Codes, Order, Ready};
 
 /// The uneven grid, as signed bytes.
 const SIGNED: [u8; 16] = {
@@ -40,12 +40,13 @@ pub(super) struct Nl;
 impl Codes for Nl {
     const BYTES: usize = 8 * 18;
     const GROUP: usize = 32;
+    const ORDER: Order = Order::Halves;
     const OFFSET: u8 = 128;
     const LEVELS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        levels(v, nibbles(v, unit, 36 * part + 2, 36 * part + 20))
+        levels(v, nibbles(v, unit, 18, 2, part))
     }
 
     #[inline(always)]
@@ -64,12 +65,13 @@ pub(super) struct Xs;
 impl Codes for Xs {
     const BYTES: usize = 136;
     const GROUP: usize = 32;
+    const ORDER: Order = Order::Halves;
     const OFFSET: u8 = 128;
     const LEVELS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        levels(v, nibbles(v, unit, 8 + 32 * part, 24 + 32 * part))
+        levels(v, nibbles(v, unit, 16, 8, part))
     }
 
     /// Scales are stored plus 32: upper two bits of all in bytes 2..4, low nibbles in 4..8.

@@ -1,7 +1,7 @@
 //! K-quants: blocks of 256 weights in groups with small integer scales, in units of one or two half-precision numbers.
 
 use super::simd::{Lines, Simd, array};
-use super::{Codes, Ready};
+use super::{Codes, Order, Ready};
 
 #[inline(always)]
 pub(super) fn half<V: Simd>(v: V, unit: &[u8], at: usize) -> V::Floats {
@@ -47,11 +47,12 @@ fn one_bit<V: Simd>(v: V, unit: &[u8], at: usize, part: usize, to: [u32; 2]) -> 
     v.and_quarters(moved, [1 << to[0], 1 << to[0], 1 << to[1], 1 << to[1]])
 }
 
-/// Four bits of each of 64 codes: codes `j` and `j + 32` share byte `j` of 32.
+/// Four bits of each of 64 codes, [`Order::Alternate`]: codes `j` and `j + 32` of 64 share byte `j` of 32.
 #[inline(always)]
 fn nibbles<V: Simd>(v: V, unit: &[u8], at: usize, part: usize) -> V::Bytes {
-    let at = at + 32 * part;
-    v.and(v.shift([0, 0, 4, 4], v.pair(unit, at, at)), 15)
+    let at = at + part % 2 * 16;
+    let both = v.quarters(unit, [at, at + 32, at + 64, at + 96]);
+    v.and(if part < 2 { both } else { v.words_right::<4>(both) }, 15)
 }
 
 /// Scales and minimums of Q4_K and Q5_K: twelve times 8 bits from byte 4 on hold the low 6 bits of scales 0-3 and
@@ -76,14 +77,12 @@ fn six_bits_of_two<V: Simd>(v: V, a: &[u8], b: &[u8]) -> (V::Floats, V::Floats) 
         return (v.join(a.0, b.0), v.join(a.1, b.1));
     }
     let heads = v.heads(a, b);
-    let half = |unit: &[u8], at: usize| u16::from_le_bytes(*array(unit, at));
     let upper = |words: V::Bytes| v.and_words(v.words_right::<18>(words), 0x30);
     let words = v.pick(heads, &PLACES[0]);
     let scales = v.words_to_floats(v.or(v.and_all(words, &LOW), upper(words)));
     let words = v.pick(heads, &PLACES[1]);
     let minimums = v.words_to_floats(v.or(v.and_all(v.shift([0, 4, 0, 4], words), &LOW), upper(words)));
-    let d = v.two_halves(half(a, 0), half(b, 0));
-    let dmin = v.two_halves(half(a, 2), half(b, 2));
+    let (d, dmin) = (v.halves_of_heads(heads, 0), v.halves_of_heads(heads, 2));
     // Minus: the sign of a product of two numbers can be changed in either.
     (v.mul(scales, d), v.mul(minimums, v.mul(dmin, v.splat(-1.0))))
 }
@@ -184,18 +183,12 @@ pub(super) struct Four;
 impl Codes for Four {
     const BYTES: usize = 144;
     const GROUP: usize = 32;
-    const TIMES: [u8; 4] = [1, 1, 16, 16];
+    const ORDER: Order = Order::Alternate;
     const PLUS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
         nibbles(v, unit, 16, part)
-    }
-
-    #[inline(always)]
-    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        let at = 16 + 32 * part;
-        v.and_quarters(v.pair(unit, at, at), [15, 15, 240, 240])
     }
 
     #[inline(always)]
@@ -214,11 +207,15 @@ pub(super) struct Five;
 impl Codes for Five {
     const BYTES: usize = 176;
     const GROUP: usize = 32;
+    const ORDER: Order = Order::Alternate;
     const PLUS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        v.or(nibbles(v, unit, 48, part), one_bit(v, unit, 16, part, [4, 4]))
+        // Bit `g` of 32 bytes belongs to group `g`.
+        let (at, g) = (16 + part % 2 * 16, part as u32 / 2);
+        let fifth = v.bits_to([g, g + 2, g + 4, g + 6], 4, v.quarters(unit, [at; 4]));
+        v.or(nibbles(v, unit, 48, part), v.and(fifth, 16))
     }
 
     #[inline(always)]

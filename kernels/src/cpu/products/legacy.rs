@@ -2,25 +2,29 @@
 //! eight blocks.
 
 use super::simd::{Simd, array};
-use super::{Codes, Ready};
+use super::{Codes, Order, Ready};
 
-/// 4-bit codes of two blocks: `j` and `j + 16` share a byte.
-#[inline(always)]
-pub(super) fn nibbles<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Bytes {
-    v.and(v.shift([0, 4, 0, 4], v.quads(unit, a, b)), 15)
+/// Where half `part % 2` of four blocks begins, of which the first begins at `at`: blocks `part / 2 * 4 ..` of a unit.
+const fn four(block: usize, at: usize, part: usize) -> [usize; 4] {
+    let first = part / 2 * 4 * block + at;
+    [first, first + block, first + 2 * block, first + 3 * block]
 }
 
-/// The same, upper halves of bytes times 16.
+/// 4-bit codes of four blocks, [`Order::Halves`]: `j` and `j + 16` share a byte.
 #[inline(always)]
-fn raw_nibbles<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Bytes {
-    v.and_quarters(v.quads(unit, a, b), [15, 240, 15, 240])
+pub(super) fn nibbles<V: Simd>(v: V, unit: &[u8], block: usize, at: usize, part: usize) -> V::Bytes {
+    let both = v.quarters(unit, four(block, at, part));
+    v.and(if part.is_multiple_of(2) { both } else { v.words_right::<4>(both) }, 15)
 }
 
-/// Bits of two words, moved to bit 4 of 64 codes.
+/// 5-bit codes of two blocks as they lie: nibbles, and 32 bits that are moved to bit 4. (In halves, fifth bits of four blocks are put together
+/// from 16 bits each: Q5_0 took a quarter longer.)
 #[inline(always)]
-fn fifth_bits<V: Simd>(v: V, unit: &[u8], a: usize, b: usize) -> V::Bytes {
+fn five_bits<V: Simd>(v: V, unit: &[u8], block: usize, [nibbles, bits]: [usize; 2], part: usize) -> V::Bytes {
+    let (a, b) = (2 * part * block, (2 * part + 1) * block);
     let word = |at: usize| u64::from(u32::from_le_bytes(*array(unit, at)));
-    v.where_set(word(a) | word(b) << 32, 16)
+    let four = v.shift([0, 4, 0, 4], v.quarters(unit, [a + nibbles, a + nibbles, b + nibbles, b + nibbles]));
+    v.or(v.and(four, 15), v.where_set(word(a + bits) | word(b + bits) << 32, 16))
 }
 
 pub(super) struct Q8_0;
@@ -51,17 +55,12 @@ pub(super) struct Q4_0;
 impl Codes for Q4_0 {
     const BYTES: usize = 8 * 18;
     const GROUP: usize = 32;
-    const TIMES: [u8; 4] = [1, 16, 1, 16];
+    const ORDER: Order = Order::Halves;
     const OFFSET: u8 = 8;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        nibbles(v, unit, 36 * part + 2, 36 * part + 20)
-    }
-
-    #[inline(always)]
-    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        raw_nibbles(v, unit, 36 * part + 2, 36 * part + 20)
+        nibbles(v, unit, 18, 2, part)
     }
 
     #[inline(always)]
@@ -80,17 +79,12 @@ pub(super) struct Q4_1;
 impl Codes for Q4_1 {
     const BYTES: usize = 8 * 20;
     const GROUP: usize = 32;
-    const TIMES: [u8; 4] = [1, 16, 1, 16];
+    const ORDER: Order = Order::Halves;
     const PLUS: bool = true;
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        nibbles(v, unit, 40 * part + 4, 40 * part + 24)
-    }
-
-    #[inline(always)]
-    fn multiples<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        raw_nibbles(v, unit, 40 * part + 4, 40 * part + 24)
+        nibbles(v, unit, 20, 4, part)
     }
 
     #[inline(always)]
@@ -113,8 +107,7 @@ impl Codes for Q5_0 {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        let at = 44 * part;
-        v.or(nibbles(v, unit, at + 6, at + 28), fifth_bits(v, unit, at + 2, at + 24))
+        five_bits(v, unit, 22, [6, 2], part)
     }
 
     #[inline(always)]
@@ -137,8 +130,7 @@ impl Codes for Q5_1 {
 
     #[inline(always)]
     fn codes<V: Simd>(v: V, unit: &[u8], _: &Ready<V>, part: usize) -> V::Bytes {
-        let at = 48 * part;
-        v.or(nibbles(v, unit, at + 8, at + 32), fifth_bits(v, unit, at + 4, at + 28))
+        five_bits(v, unit, 24, [8, 4], part)
     }
 
     #[inline(always)]

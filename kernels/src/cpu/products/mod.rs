@@ -36,7 +36,8 @@ use super::Isa;
 use super::{Avx2, Avx512, Avx512Vbmi, AvxVnni};
 use crate::Result;
 use crate::cpu::pool::Pool;
-use few::{Few, Rows};
+use few::Rows;
+use order::Order;
 use panel::Unit;
 use scalar::Scalar;
 use simd::{Kernel, Simd};
@@ -59,6 +60,7 @@ mod iq3;
 mod iq4;
 mod k_quants;
 mod legacy;
+mod order;
 mod panel;
 mod peak;
 mod permutes;
@@ -68,11 +70,14 @@ mod sixteens;
 #[cfg(test)]
 pub(super) mod tests;
 mod tile;
+mod view;
 
+pub(super) use few::Few;
 pub(super) use floats::dot_floats;
 pub(super) use panel::{Panel, UNIT};
 pub(super) use peak::ROUND;
 pub(super) use tile::{ROWS, Tile, Work};
+pub(super) use view::View;
 
 /// Every format with a fast product.
 static ALL: &[Fast] = &[
@@ -143,7 +148,10 @@ trait Codes: 'static {
         if V::PERMUTES { Self::permuted(v, a, b) } else { [Self::ready(v, a), Self::ready(v, b)] }
     }
 
-    /// Codes `64 * part ..` of a unit, in the order of the weights; of formats with a [`Codes::BOOK`] in the order that suits the instruction
+    /// In which order parts hold the weights of a unit.
+    const ORDER: Order = Order::Neighbours;
+
+    /// 64 codes of a unit, those of part `part` in the format's order; of formats with a [`Codes::BOOK`] in the order that suits the instruction
     /// set (see [`books`]), and where there are [`Codes::SIGNS`] without them and without the offset.
     fn codes<V: Simd>(v: V, unit: &[u8], ready: &Ready<V>, part: usize) -> V::Bytes;
 
@@ -197,9 +205,9 @@ impl<V: Simd> Ready<V> {
 /// The fast product of a format.
 pub(super) struct Fast {
     format: &'static str,
-    one: fn(Isa, Few<'_>, &mut [f32]),
-    two: fn(Isa, Few<'_>, &mut [f32]),
-    four: fn(Isa, Few<'_>, &mut [f32]),
+    one: fn(Isa, Few<'_>, &mut View, &mut [f32]),
+    two: fn(Isa, Few<'_>, &mut View, &mut [f32]),
+    four: fn(Isa, Few<'_>, &mut View, &mut [f32]),
     unpack: fn(Isa, Rest<'_>),
     multiply: fn(Isa, &Tile, Work<'_>),
 }
@@ -221,7 +229,7 @@ pub(super) struct Rest<'a> {
 const fn fast<F: Codes>(format: &'static str) -> Fast {
     Fast {
         format,
-        one: |isa, few, out| run(isa, Rows::<F, 1, 1>(few, out, PhantomData)),
+        one: |isa, few, view, out| run(isa, Rows::<F, 1, 1>(few, view, out, PhantomData)),
         two: several::<F, 1, 2>,
         four: several::<F, 2, 4>,
         unpack: |isa, rest| run(isa, unpack_of::<F>(rest)),
@@ -234,7 +242,7 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
 const fn looked_up<F: Codes>(format: &'static str) -> Fast {
     Fast {
         format,
-        one: |isa, few, out| look_up(isa, Rows::<F, 1, 1>(few, out, PhantomData)),
+        one: |isa, few, view, out| look_up(isa, Rows::<F, 1, 1>(few, view, out, PhantomData)),
         two: several_looked_up::<F, 1, 2>,
         four: several_looked_up::<F, 2, 4>,
         unpack: |isa, rest| look_up(isa, unpack_of::<F>(rest)),
@@ -261,19 +269,24 @@ const fn multiply_of<F: Codes>() -> fn(Isa, &Tile, Work<'_>) {
 
 /// Several tokens at once. Without vector instructions they come one after the other: unrolled arrays of several tokens, for
 /// machines that hardly anybody has, were half of all products' code and of the time to compile it.
-fn several<F: Codes, const R: usize, const T: usize>(isa: Isa, few: Few<'_>, out: &mut [f32]) {
-    let Some(Rows(few, out, _)) = with_vectors(isa, Rows::<F, R, T>(few, out, PhantomData)) else { return };
-    one_by_one::<T>(few, out, |few, out| Scalar.enter(Rows::<F, 1, 1>(few, out, PhantomData)));
+fn several<F: Codes, const R: usize, const T: usize>(isa: Isa, few: Few<'_>, view: &mut View, out: &mut [f32]) {
+    let Some(Rows(few, view, out, _)) = with_vectors(isa, Rows::<F, R, T>(few, view, out, PhantomData)) else { return };
+    one_by_one::<T>(few, out, |few, out| Scalar.enter(Rows::<F, 1, 1>(few, view, out, PhantomData)));
 }
 
 /// The same; see [`looked_up`].
-fn several_looked_up<F: Codes, const R: usize, const T: usize>(isa: Isa, few: Few<'_>, out: &mut [f32]) {
-    let rest = with_vbmi(isa, Rows::<F, R, T>(few, out, PhantomData)).and_then(|k| with_avx2(isa, k));
-    let Some(Rows(few, out, _)) = rest else { return };
-    one_by_one::<T>(few, out, |few, out| Scalar.enter(Rows::<F, 1, 1>(few, out, PhantomData)));
+fn several_looked_up<F: Codes, const R: usize, const T: usize>(
+    isa: Isa,
+    few: Few<'_>,
+    view: &mut View,
+    out: &mut [f32],
+) {
+    let rest = with_vbmi(isa, Rows::<F, R, T>(few, view, out, PhantomData)).and_then(|k| with_avx2(isa, k));
+    let Some(Rows(few, view, out, _)) = rest else { return };
+    one_by_one::<T>(few, out, |few, out| Scalar.enter(Rows::<F, 1, 1>(few, view, out, PhantomData)));
 }
 
-fn one_by_one<const T: usize>(few: Few<'_>, out: &mut [f32], one: impl Fn(Few<'_>, &mut [f32])) {
+fn one_by_one<const T: usize>(few: Few<'_>, out: &mut [f32], mut one: impl FnMut(Few<'_>, &mut [f32])) {
     let mut of_one = vec![0.0; few.bytes.len() / few.row_bytes];
     for t in 0..T {
         let x: Vec<Unit> = few.x.iter().skip(t).step_by(T).copied().collect();
@@ -350,13 +363,12 @@ impl Fast {
 
     /// Whole rows `bytes` with `padded(n)` tokens, at most [`MOST_FEW`]; `out`: `(rows, padded tokens)` with room for a
     /// multiple of [`FEW_ROWS`] rows.
-    pub(super) fn few(&self, isa: Isa, bytes: &[u8], row_bytes: usize, cols: usize, x: &[Unit], out: &mut [f32]) {
-        let units = cols.div_ceil(UNIT).next_multiple_of(2);
-        let few = Few { bytes, row_bytes, cols, x };
+    pub(super) fn few(&self, isa: Isa, few: Few<'_>, view: &mut View, out: &mut [f32]) {
+        let units = few.cols.div_ceil(UNIT).next_multiple_of(2);
         match few.x.len() / units {
-            1 => (self.one)(isa, few, out),
-            2 => (self.two)(isa, few, out),
-            _ => (self.four)(isa, few, out),
+            1 => (self.one)(isa, few, view, out),
+            2 => (self.two)(isa, few, view, out),
+            _ => (self.four)(isa, few, view, out),
         }
     }
 

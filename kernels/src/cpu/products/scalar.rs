@@ -33,10 +33,12 @@ impl Simd for Scalar {
         many::<Self, GROUP, PLUS, BITS, 1, 2>(self, tile, work);
     }
 
-    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], half: usize) {
-        for (j, to) in to.iter_mut().enumerate() {
-            for (r, from) in from.iter().enumerate() {
-                to[16 * half + r] = from[j];
+    fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], places: [usize; 4], half: usize) {
+        for (r, from) in from.iter().enumerate() {
+            for (j, number) in from.iter().enumerate() {
+                if let Some(to) = to.get_mut(places[j / 4] + j % 4) {
+                    to[16 * half + r] = *number;
+                }
             }
         }
     }

@@ -14,8 +14,7 @@
 //!
 //! Not tried: scales as 16-bit factors of the last multiplication, as ggml has them.
 
-use super::few::{Sums, adds, counting, multiplied, with_offset};
-use super::panel::Unit;
+use super::few::{Meets, Sums, adds, codes, counting, eight_of, with_offset};
 use super::simd::Simd;
 use super::{Codes, Ready};
 
@@ -31,7 +30,7 @@ pub(super) fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const 
     v: V,
     r: usize,
     units: [&[u8]; 2],
-    x: &[&[Unit; T]; 2],
+    x: Meets<'_, T>,
     groups: usize,
     sums: &mut Sums<V, R, T>,
 ) {
@@ -39,22 +38,23 @@ pub(super) fn units_of<V: Simd, F: Codes, const R: usize, const T: usize, const 
         // Both before all else: it takes long, and the processor does not look so far ahead.
         let ready = F::ready_of_two(v, units[0], units[1]);
         v.signs_in_turn(ready[0].signs, ready[1].signs);
-        unit_of::<V, F, R, T, N>(v, r, units[0], &ready[0], x[0], groups, sums);
-        unit_of::<V, F, R, T, N>(v, r, units[1], &ready[1], x[1], groups, sums);
+        unit_of::<V, F, R, T, N>(v, r, units[0], &ready[0], x, groups, sums);
+        unit_of::<V, F, R, T, N>(v, r, units[1], &ready[1], x.next(1), groups, sums);
         return;
     }
-    unit_of::<V, F, R, T, N>(v, r, units[0], &F::ready_of_one(v, units[0]), x[0], groups, sums);
+    unit_of::<V, F, R, T, N>(v, r, units[0], &F::ready_of_one(v, units[0]), x, groups, sums);
 }
 
 /// One unit.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // a piece of the function above, written once
+#[allow(clippy::needless_range_loop)] // several arrays go along; iterators would hide it
 fn unit_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     v: V,
     r: usize,
     unit: &[u8],
     ready: &Ready<V>,
-    x: &[Unit; T],
+    x: Meets<'_, T>,
     groups: usize,
     sums: &mut Sums<V, R, T>,
 ) {
@@ -62,14 +62,15 @@ fn unit_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
     let of_all = if N == 2 { of_all } else { counting::<V, F>(v, groups, of_all) };
     let (scale, plus) = with_offset::<V, F>(v, of_all);
     let by_16 = if F::GROUP == 32 { v.twice(scale) } else { scale };
+    let at = x.unit;
     let products = products_of::<V, F, T>(v, unit, ready, x);
     for t in 0..T {
-        let x = &x[t];
+        let x = &x.pairs[t];
         if adds::<F>() {
-            let sum = if F::GROUP == 32 { v.eight(&x.sum) } else { v.floats(&x.sum16) };
+            let sum = if F::GROUP == 32 { v.eight(eight_of(&x.sum[0], at)) } else { v.floats(&x.sum[at]) };
             sums.plus[r][t] = v.fma(plus, sum, sums.plus[r][t]);
         }
-        let scale = v.mul(by_16, v.floats(&x.scale16));
+        let scale = v.mul(by_16, v.floats(&x.scale[at]));
         let chain = &mut sums.products[r][t][0];
         *chain = v.fma(v.to_floats(products[t]), scale, *chain);
     }
@@ -77,7 +78,12 @@ fn unit_of<V: Simd, F: Codes, const R: usize, const T: usize, const N: usize>(
 
 /// Sums of 16 neighbours.
 #[inline(always)]
-fn products_of<V: Simd, F: Codes, const T: usize>(v: V, unit: &[u8], ready: &Ready<V>, x: &[Unit; T]) -> [V::Ints; T] {
+fn products_of<V: Simd, F: Codes, const T: usize>(
+    v: V,
+    unit: &[u8],
+    ready: &Ready<V>,
+    x: Meets<'_, T>,
+) -> [V::Ints; T] {
     if by_fourths::<V, F>() {
         let mut sums = [v.start_group(false, 32, 0); T];
         add_fourth::<V, F, T>(v, 0, unit, ready, x, &mut sums);
@@ -96,17 +102,18 @@ fn products_of<V: Simd, F: Codes, const T: usize>(v: V, unit: &[u8], ready: &Rea
 
 /// Every fourth weight, which adds to the same sums.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // several arrays go along; iterators would hide it
 fn add_fourth<V: Simd, F: Codes, const T: usize>(
     v: V,
     part: usize,
     unit: &[u8],
     ready: &Ready<V>,
-    x: &[Unit; T],
+    x: Meets<'_, T>,
     sums: &mut [V::Ints; T],
 ) {
     let codes = F::codes(v, unit, ready, part);
     for t in 0..T {
-        let these = v.load(&x[t].more, 64 * part);
+        let these = v.load(&x.pairs[t].q[x.unit], 64 * part);
         let these = if F::SIGNS { v.negate_fourths(ready.signs, part, these) } else { these };
         sums[t] = v.dot(false, sums[t], codes, these);
     }
@@ -119,7 +126,7 @@ fn of_two_parts<V: Simd, F: Codes, const T: usize>(
     first: usize,
     unit: &[u8],
     ready: &Ready<V>,
-    x: &[Unit; T],
+    x: Meets<'_, T>,
 ) -> [V::Ints; T] {
     let mut sums = part::<V, F, T>(v, first, unit, ready, x);
     let others = part::<V, F, T>(v, first + 1, unit, ready, x);
@@ -131,17 +138,18 @@ fn of_two_parts<V: Simd, F: Codes, const T: usize>(
 
 /// 64 neighbours.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // several arrays go along; iterators would hide it
 fn part<V: Simd, F: Codes, const T: usize>(
     v: V,
     part: usize,
     unit: &[u8],
     ready: &Ready<V>,
-    x: &[Unit; T],
+    x: Meets<'_, T>,
 ) -> [V::Ints; T] {
-    let codes = if multiplied::<V, F>() { F::multiples(v, unit, ready, part) } else { F::codes(v, unit, ready, part) };
+    let codes = codes::<V, F>(v, unit, ready, part);
     let mut sums = [v.start_group(false, 32, 0); T];
     for t in 0..T {
-        let these = v.load(&x[t].q, 64 * part);
+        let these = v.load(&x.pairs[t].q[x.unit], 64 * part);
         let these = if F::SIGNS { v.negate(ready.signs, part, these) } else { these };
         sums[t] = v.products(codes, these);
         v.in_turn(sums[t]);

@@ -98,11 +98,12 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
             }
             let groups = UNIT / F::GROUP;
             for (part, codes) in tile.rows.codes.iter().enumerate() {
-                v.transpose(codes, &mut tile.codes[16 * part..16 * part + 16], half);
+                let piece = |quarter| 4 * F::ORDER.piece(part, quarter);
+                v.transpose(codes, &mut tile.codes, [piece(0), piece(1), piece(2), piece(3)], half);
             }
-            v.transpose(&tile.rows.scales, &mut tile.scales[..groups], half);
+            v.transpose(&tile.rows.scales, &mut tile.scales[..groups], [0, 4, 8, 12], half);
             if F::PLUS {
-                v.transpose(&tile.rows.plus, &mut tile.plus[..groups], half);
+                v.transpose(&tile.rows.plus, &mut tile.plus[..groups], [0, 4, 8, 12], half);
             }
         }
     }

@@ -190,7 +190,7 @@ impl<const VNNI: bool> Books for Pairs<VNNI> {
 
     #[inline(always)]
     fn signs(self, bytes: &[u8], at: usize) -> Two {
-        self.quads(bytes, at, at + 16)
+        self.quarters(bytes, [at, at, at + 16, at + 16])
     }
 
     #[inline(always)]

@@ -16,6 +16,18 @@ fn byte_products(a: __m256i, b: __m256i) -> __m256i {
     }
 }
 
+/// Bits `from` of bytes as bits `to`: both up, or both down.
+#[inline(always)]
+fn bits_of_half_to(from: [u32; 2], to: u32, b: __m256i) -> __m256i {
+    // SAFETY: used by the methods of `Pairs` alone.
+    unsafe {
+        if from[1] <= to {
+            return _mm256_sllv_epi32(b, by_half(to - from[0], to - from[1]));
+        }
+        _mm256_srlv_epi32(b, by_half(from[0] - to, from[1] - to))
+    }
+}
+
 impl<const VNNI: bool> ByteLanes for Pairs<VNNI> {
     #[inline(always)]
     fn load(self, bytes: &[u8], at: usize) -> Two {
@@ -26,15 +38,6 @@ impl<const VNNI: bool> ByteLanes for Pairs<VNNI> {
     fn pair(self, bytes: &[u8], a: usize, b: usize) -> Two {
         let (a, b): (&[u8; 32], &[u8; 32]) = (array(bytes, a), array(bytes, b));
         Two(now!(_mm256_loadu_si256(a.as_ptr().cast())), now!(_mm256_loadu_si256(b.as_ptr().cast())))
-    }
-
-    #[inline(always)]
-    fn quads(self, bytes: &[u8], a: usize, b: usize) -> Two {
-        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
-        Two(
-            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()))),
-            now!(_mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()))),
-        )
     }
 
     #[inline(always)]
@@ -116,6 +119,12 @@ impl<const VNNI: bool> ByteLanes for Pairs<VNNI> {
     #[inline(always)]
     fn and_words(self, b: Two, mask: u32) -> Two {
         both!(Two, |b| _mm256_and_si256(b, _mm256_set1_epi32(mask as i32)))
+    }
+
+    #[inline(always)]
+    fn bits_to(self, from: [u32; 4], to: u32, b: Two) -> Two {
+        let [p, q, r, s] = from;
+        Two(bits_of_half_to([p, q], to, b.0), bits_of_half_to([r, s], to, b.1))
     }
 
     #[inline(always)]

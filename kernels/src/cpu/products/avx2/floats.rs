@@ -1,6 +1,6 @@
 //! [`FloatLanes`] with AVX2.
 
-use super::super::simd::{ByteLanes, FloatLanes, IntegerSums, array};
+use super::super::simd::{ByteLanes, FloatLanes, IntegerSums, Lines, array};
 use super::{InMemory, Pairs, Two, TwoFloats, halves_of};
 use std::arch::x86_64::*;
 
@@ -15,6 +15,25 @@ pub(super) fn hidden<T>(mut place: *const T) -> *const T {
     unsafe { std::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags)) };
     place
 }
+
+/// Float `p` four times, then float `q`: both from the same four.
+#[inline(always)]
+fn of_two(floats: &[f32; 16], p: usize, q: usize) -> __m256 {
+    if p == q {
+        return now!(_mm256_set1_ps(floats[p]));
+    }
+    let four: &[f32; 4] = floats[p / 4 * 4..].first_chunk().expect("four of sixteen");
+    let four = now!(_mm256_broadcast_ps(&*four.as_ptr().cast::<__m128>()));
+    let places = &OF_FOUR[if q == p + 1 { p % 4 / 2 } else { 2 + p % 4 }];
+    // SAFETY: the place of a static.
+    let places = unsafe { &*hidden(&raw const *places) };
+    now!(_mm256_permutevar_ps(four, _mm256_loadu_si256(places.as_ptr().cast())))
+}
+
+/// Two of four floats, four times each. (Where the compiler knows the places, it takes two shuffles instead of one: Q6_K and Q2_K lost a
+/// tenth.)
+static OF_FOUR: Lines<[[u32; 8]; 4]> =
+    Lines([[0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 2, 3, 3, 3, 3], [0, 0, 0, 0, 2, 2, 2, 2], [1, 1, 1, 1, 3, 3, 3, 3]]);
 
 impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
     #[inline(always)]
@@ -50,11 +69,6 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
     #[inline(always)]
     fn eight(self, x: &[f32; 8]) -> TwoFloats {
         TwoFloats(now!(_mm256_loadu_ps(x.as_ptr())), now!(_mm256_setzero_ps()))
-    }
-
-    #[inline(always)]
-    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> TwoFloats {
-        TwoFloats(now!(_mm256_loadu_ps(a.as_ptr())), now!(_mm256_loadu_ps(b.as_ptr())))
     }
 
     #[inline(always)]
@@ -137,8 +151,9 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn two_halves(self, a: u16, b: u16) -> TwoFloats {
-        TwoFloats(now!(_mm256_cvtph_ps(_mm_set1_epi16(a as i16))), now!(_mm256_cvtph_ps(_mm_set1_epi16(b as i16))))
+    fn halves_of_heads(self, heads: Two, at: usize) -> TwoFloats {
+        let places = now!(_mm256_set1_epi16((at | (at + 1) << 8) as i16));
+        both!(TwoFloats, |heads| _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_shuffle_epi8(heads, places))))
     }
 
     #[inline(always)]
@@ -162,6 +177,18 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
         let x = now!(_mm_loadu_si128(x.as_ptr().cast()));
         let x = Two(now!(_mm256_cvtepi8_epi32(x)), now!(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(x))));
         self.to_floats(x)
+    }
+
+    /// The two lowest are subnormal: (e + 1) << 21 is more than (e - 1) << 23 for them alone.
+    #[inline(always)]
+    fn half_powers(self, e: [u8; 16]) -> TwoFloats {
+        let e = now!(_mm_loadu_si128(e.as_ptr().cast()));
+        let e = Two(now!(_mm256_cvtepu8_epi32(e)), now!(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(e))));
+        both!(TwoFloats, |e| {
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+            let subnormal = _mm256_slli_epi32::<21>(_mm256_add_epi32(e, _mm256_set1_epi32(1)));
+            _mm256_castsi256_ps(_mm256_max_epi32(normal, subnormal))
+        })
     }
 
     #[inline(always)]
@@ -190,10 +217,11 @@ impl<const VNNI: bool> FloatLanes for Pairs<VNNI> {
     }
 
     #[inline(always)]
-    fn spread(self, part: usize, scales: &InMemory) -> TwoFloats {
+    fn spread(self, groups: [usize; 4], scales: &InMemory) -> TwoFloats {
         // SAFETY: the place of floats that are borrowed here.
         let floats = unsafe { &*hidden(&raw const scales.0) };
-        TwoFloats(now!(_mm256_set1_ps(floats[2 * part])), now!(_mm256_set1_ps(floats[2 * part + 1])))
+        let [p, q, r, s] = groups;
+        TwoFloats(of_two(floats, p, q), of_two(floats, r, s))
     }
 
     #[inline(always)]

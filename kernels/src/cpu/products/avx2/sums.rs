@@ -2,7 +2,7 @@
 
 use super::super::panel::UNIT;
 use super::super::simd::{ByteLanes, IntegerSums};
-use super::{Pairs, Two, TwoFloats, by_half, halves_of};
+use super::{Pairs, Two, TwoFloats, halves_of};
 use std::arch::x86_64::*;
 
 /// Sums of four products of an unsigned and a signed byte; pairs of them fit 16 bits.
@@ -55,17 +55,13 @@ fn sums_of_sixteen(a: __m256i, b: __m256i) -> __m256i {
 
 impl<const VNNI: bool> IntegerSums for Pairs<VNNI> {
     #[inline(always)]
-    fn start(self, eight: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> Two {
-        if eight && !VNNI || offset[0] == 0 {
+    fn start(self, minus_128: &[i32; 16]) -> Two {
+        if !VNNI {
             let zero = now!(_mm256_setzero_si256());
-            return Two(zero, zero); // with `eight`, `dot` takes the codes for signed numbers without AVX-VNNI
+            return Two(zero, zero); // `dot` takes codes of eight bits for signed numbers
         }
-        let (first, second) = halves_of(minus_fours);
-        let [a, b, c, d] = offset.map(u8::ilog2);
-        Two(
-            now!(_mm256_sllv_epi32(_mm256_loadu_si256(first.as_ptr().cast()), by_half(a, b))),
-            now!(_mm256_sllv_epi32(_mm256_loadu_si256(second.as_ptr().cast()), by_half(c, d))),
-        )
+        let (first, second) = halves_of(minus_128);
+        Two(now!(_mm256_loadu_si256(first.as_ptr().cast())), now!(_mm256_loadu_si256(second.as_ptr().cast())))
     }
 
     #[inline(always)]
@@ -126,6 +122,19 @@ impl<const VNNI: bool> IntegerSums for Pairs<VNNI> {
     #[inline(always)]
     fn in_turn(self, sums: Two) {
         known(sums);
+    }
+
+    #[inline(always)]
+    fn dot_two(self, sum: Two, [[codes, x], [more, y]]: [[Two; 2]; 2]) -> Two {
+        if VNNI {
+            return self.dot(false, self.dot(false, sum, codes, x), more, y);
+        }
+        // Four products fit 16 bits.
+        let first = both!(Two, |codes, x| _mm256_maddubs_epi16(codes, x));
+        let second = both!(Two, |more, y| _mm256_maddubs_epi16(more, y));
+        both!(Two, |sum, first, second| {
+            _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_add_epi16(first, second), _mm256_set1_epi16(1)))
+        })
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! [`ByteLanes`] with AVX-512.
 
 use super::super::simd::{ByteLanes, array};
-use super::{Wide, by_quarter, line};
+use super::{Wide, by_quarter, four_times_eight, line};
 use std::arch::x86_64::*;
 
 /// Four times eight neighbouring 16-bit numbers that begin so.
@@ -11,11 +11,20 @@ fn words_from(first: [i16; 4]) -> __m512i {
     four_times_eight([eight(0), eight(1), eight(2), eight(3)])
 }
 
-/// 32 numbers of 16 bits.
+/// Where `size` of `len` bytes begin that hold 16 at each of four places, all of them even: the same for as many as possible.
 #[inline(always)]
-fn four_times_eight(x: [[i16; 8]; 4]) -> __m512i {
-    // SAFETY: used by the methods of `Wide` alone; 64 bytes.
-    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+const fn window(size: usize, len: usize, at: [usize; 4]) -> Option<usize> {
+    let [first, q, r, last] = at;
+    let end = last + 16;
+    if len < size || end - first > size || (len | first | q | r | last) % 2 == 1 {
+        None
+    } else if end <= size {
+        Some(0)
+    } else if first >= len - size {
+        Some(len - size)
+    } else {
+        Some(end - size)
+    }
 }
 
 impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
@@ -31,23 +40,6 @@ impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
         now!(_mm512_inserti64x4::<1>(
             _mm512_castsi256_si512(_mm256_loadu_si256(a.as_ptr().cast())),
             _mm256_loadu_si256(b.as_ptr().cast())
-        ))
-    }
-
-    /// One load and one permutation where a register holds both.
-    #[inline(always)]
-    fn quads(self, bytes: &[u8], a: usize, b: usize) -> __m512i {
-        if bytes.len() > 64 && a < b && b + 16 - a <= 64 && (b - a).is_multiple_of(2) {
-            let window = a.min(bytes.len() - 64 - (bytes.len() - a) % 2);
-            let place = |at: usize| ((at - window) / 2) as i16;
-            let places = words_from([place(a), place(a), place(b), place(b)]);
-            return now!(_mm512_permutexvar_epi16(places, self.load(bytes, window)));
-        }
-        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
-        now!(_mm512_mask_broadcast_i32x4(
-            _mm512_broadcast_i32x4(_mm_loadu_si128(a.as_ptr().cast())),
-            0xff00,
-            _mm_loadu_si128(b.as_ptr().cast())
         ))
     }
 
@@ -73,9 +65,11 @@ impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
     #[inline(always)]
     fn heads(self, a: &[u8], b: &[u8]) -> __m512i {
         let (a, b): (&[u8; 16], &[u8; 16]) = (array(a, 0), array(b, 0));
-        let both = now!(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast()));
-        let places = now!(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3));
-        now!(_mm512_permutexvar_epi64(places, _mm512_castsi256_si512(both)))
+        now!(_mm512_mask_broadcast_i32x4(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(a.as_ptr().cast())),
+            0xff00,
+            _mm_loadu_si128(b.as_ptr().cast())
+        ))
     }
 
     #[inline(always)]
@@ -100,10 +94,30 @@ impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
         now!(_mm512_setr_epi64(a as i64, b as i64, c as i64, d as i64, e as i64, f as i64, g as i64, h as i64))
     }
 
+    /// One load where they are neighbours or the same; else one or two and a permutation, where 64 or 128 bytes hold them. Loads of each are
+    /// more, and half of them reach into two lines.
     #[inline(always)]
     fn quarters(self, bytes: &[u8], at: [usize; 4]) -> __m512i {
-        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, at[0]), array(bytes, at[1]));
-        let (c, d): (&[u8; 16], &[u8; 16]) = (array(bytes, at[2]), array(bytes, at[3]));
+        let [p, q, r, s] = at;
+        if p == s {
+            let bytes: &[u8; 16] = array(bytes, p);
+            return now!(_mm512_broadcast_i32x4(_mm_loadu_si128(bytes.as_ptr().cast())));
+        }
+        if q == p + 16 && r == p + 32 && s == p + 48 {
+            return self.load(bytes, p);
+        }
+        if let Some(start) = window(64, bytes.len(), at) {
+            let place = |at: usize| ((at - start) / 2) as i16;
+            let places = words_from([place(p), place(q), place(r), place(s)]);
+            return now!(_mm512_permutexvar_epi16(places, self.load(bytes, start)));
+        }
+        if let Some(start) = window(128, bytes.len(), at) {
+            let place = |at: usize| ((at - start) / 2) as i16;
+            let places = words_from([place(p), place(q), place(r), place(s)]);
+            return now!(_mm512_permutex2var_epi16(self.load(bytes, start), places, self.load(bytes, start + 64)));
+        }
+        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, p), array(bytes, q));
+        let (c, d): (&[u8; 16], &[u8; 16]) = (array(bytes, r), array(bytes, s));
         now!(_mm512_inserti64x4::<1>(
             _mm512_castsi256_si512(_mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast())),
             _mm256_loadu2_m128i(d.as_ptr().cast(), c.as_ptr().cast())
@@ -142,6 +156,13 @@ impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
     #[inline(always)]
     fn and_words(self, b: __m512i, mask: u32) -> __m512i {
         now!(_mm512_and_si512(b, _mm512_set1_epi32(mask as i32)))
+    }
+
+    #[inline(always)]
+    fn bits_to(self, from: [u32; 4], to: u32, b: __m512i) -> __m512i {
+        let [p, q, r, s] = from;
+        let by = |from: u32| (32 + to - from) % 32;
+        now!(_mm512_rolv_epi32(b, by_quarter(by(p), by(q), by(r), by(s))))
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! [`FloatLanes`] with AVX-512.
 
 use super::super::simd::{ByteLanes, FloatLanes, IntegerSums};
-use super::{Wide, by_quarter, line};
+use super::{Wide, by_quarter, four_times_eight, line};
 use std::arch::x86_64::*;
 
 /// Eight half-precision numbers.
@@ -41,11 +41,6 @@ impl<const VBMI: bool> FloatLanes for Wide<VBMI> {
     #[inline(always)]
     fn eight(self, x: &[f32; 8]) -> __m512 {
         now!(_mm512_zextps256_ps512(_mm256_loadu_ps(x.as_ptr())))
-    }
-
-    #[inline(always)]
-    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> __m512 {
-        now!(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm256_loadu_ps(a.as_ptr())), _mm256_loadu_ps(b.as_ptr())))
     }
 
     #[inline(always)]
@@ -100,8 +95,10 @@ impl<const VBMI: bool> FloatLanes for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn two_halves(self, a: u16, b: u16) -> __m512 {
-        now!(_mm512_cvtph_ps(_mm256_set_m128i(_mm_set1_epi16(b as i16), _mm_set1_epi16(a as i16))))
+    fn halves_of_heads(self, heads: __m512i, at: usize) -> __m512 {
+        let (a, b) = ([(at / 2) as i16; 8], [(16 + at / 2) as i16; 8]);
+        let halves = now!(_mm512_permutexvar_epi16(four_times_eight([a, b, a, b]), heads));
+        now!(_mm512_cvtph_ps(_mm512_castsi512_si256(halves)))
     }
 
     /// From memory this is a broadcast. (One number alone is inserted into a register, and so waits for what was there: a row's
@@ -126,6 +123,15 @@ impl<const VBMI: bool> FloatLanes for Wide<VBMI> {
     #[inline(always)]
     fn signed(self, x: [u8; 16]) -> __m512 {
         now!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+
+    /// The two lowest are subnormal: (e + 1) << 21 is more than (e - 1) << 23 for them alone.
+    #[inline(always)]
+    fn half_powers(self, e: [u8; 16]) -> __m512 {
+        let (e, one) = (now!(_mm512_cvtepu8_epi32(_mm_loadu_si128(e.as_ptr().cast()))), now!(_mm512_set1_epi32(1)));
+        let normal = now!(_mm512_slli_epi32::<23>(_mm512_sub_epi32(e, one)));
+        let subnormal = now!(_mm512_slli_epi32::<21>(_mm512_add_epi32(e, one)));
+        now!(_mm512_castsi512_ps(_mm512_max_epi32(normal, subnormal)))
     }
 
     #[inline(always)]
@@ -154,9 +160,9 @@ impl<const VBMI: bool> FloatLanes for Wide<VBMI> {
     }
 
     #[inline(always)]
-    fn spread(self, part: usize, x: &__m512) -> __m512 {
-        let first = 2 * part as u32;
-        now!(_mm512_permutexvar_ps(by_quarter(first, first, first + 1, first + 1), *x))
+    fn spread(self, groups: [usize; 4], x: &__m512) -> __m512 {
+        let [p, q, r, s] = groups;
+        now!(_mm512_permutexvar_ps(by_quarter(p as u32, q as u32, r as u32, s as u32), *x))
     }
 
     #[inline(always)]

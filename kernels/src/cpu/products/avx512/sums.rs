@@ -1,17 +1,13 @@
 //! [`IntegerSums`] with AVX-512.
 
 use super::super::simd::IntegerSums;
-use super::{Wide, by_quarter};
+use super::Wide;
 use std::arch::x86_64::*;
 
 impl<const VBMI: bool> IntegerSums for Wide<VBMI> {
     #[inline(always)]
-    fn start(self, _: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> __m512i {
-        if offset[0] == 0 {
-            return now!(_mm512_setzero_si512());
-        }
-        let [a, b, c, d] = offset.map(u8::ilog2);
-        now!(_mm512_sllv_epi32(_mm512_loadu_si512(minus_fours.as_ptr().cast()), by_quarter(a, b, c, d)))
+    fn start(self, minus_128: &[i32; 16]) -> __m512i {
+        now!(_mm512_loadu_si512(minus_128.as_ptr().cast()))
     }
 
     #[inline(always)]
@@ -38,6 +34,11 @@ impl<const VBMI: bool> IntegerSums for Wide<VBMI> {
         let sums = now!(_mm512_add_epi32(even, odd)); // of each quarter of a part, then of the next parts
         let places = now!(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
         now!(_mm512_permutexvar_epi32(places, sums))
+    }
+
+    #[inline(always)]
+    fn dot_two(self, sum: __m512i, [[codes, x], [more, y]]: [[__m512i; 2]; 2]) -> __m512i {
+        now!(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, codes, x), more, y))
     }
 
     #[inline(always)]

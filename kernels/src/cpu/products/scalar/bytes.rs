@@ -13,11 +13,6 @@ impl ByteLanes for Scalar {
         std::array::from_fn(|i| if i < 32 { a[i] } else { b[i - 32] })
     }
 
-    fn quads(self, bytes: &[u8], a: usize, b: usize) -> [u8; 64] {
-        let (a, b): (&[u8; 16], &[u8; 16]) = (array(bytes, a), array(bytes, b));
-        std::array::from_fn(|i| if i < 32 { a[i % 16] } else { b[i % 16] })
-    }
-
     fn heads(self, a: &[u8], b: &[u8]) -> [u8; 64] {
         std::array::from_fn(|i| if i < 32 { a[i % 16] } else { b[i % 16] })
     }
@@ -60,6 +55,10 @@ impl ByteLanes for Scalar {
 
     fn and_words(self, b: [u8; 64], mask: u32) -> [u8; 64] {
         std::array::from_fn(|i| b[i] & mask.to_le_bytes()[i % 4])
+    }
+
+    fn bits_to(self, from: [u32; 4], to: u32, b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| (b[i] >> from[i / 16] & 1) << to)
     }
 
     fn words_left<const N: u32>(self, mut b: [u8; 64]) -> [u8; 64] {

@@ -29,10 +29,6 @@ impl FloatLanes for Scalar {
         std::array::from_fn(|i| if i < 8 { x[i] } else { 0.0 })
     }
 
-    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> [f32; 16] {
-        std::array::from_fn(|i| if i < 8 { a[i] } else { b[i - 8] })
-    }
-
     fn join(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| if i < 8 { a[i] } else { b[i - 8] })
     }
@@ -69,8 +65,8 @@ impl FloatLanes for Scalar {
         [f16::from_bits(x).to_f32(); 16]
     }
 
-    fn two_halves(self, a: u16, b: u16) -> [f32; 16] {
-        std::array::from_fn(|i| f16::from_bits(if i < 8 { a } else { b }).to_f32())
+    fn halves_of_heads(self, heads: [u8; 64], at: usize) -> [f32; 16] {
+        std::array::from_fn(|i| f16::from_le_bytes(*array(&heads, i / 8 * 32 + at)).to_f32())
     }
 
     fn low_and_high(self, x: &[u8; 16]) -> [[f32; 16]; 2] {
@@ -83,6 +79,11 @@ impl FloatLanes for Scalar {
 
     fn signed(self, x: [u8; 16]) -> [f32; 16] {
         x.map(|x| f32::from(x as i8))
+    }
+
+    fn half_powers(self, e: [u8; 16]) -> [f32; 16] {
+        // The two lowest are subnormal.
+        e.map(u32::from).map(|e| f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 }))
     }
 
     fn add_floats(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
@@ -105,8 +106,8 @@ impl FloatLanes for Scalar {
         [0.0; 16]
     }
 
-    fn spread(self, part: usize, x: &[f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| x[2 * part + i / 8])
+    fn spread(self, groups: [usize; 4], x: &[f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| x[groups[i / 4]])
     }
 
     fn sum(self, x: [f32; 16]) -> f32 {

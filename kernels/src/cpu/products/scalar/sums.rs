@@ -4,8 +4,8 @@ use super::super::simd::IntegerSums;
 use super::Scalar;
 
 impl IntegerSums for Scalar {
-    fn start(self, _: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> [i32; 16] {
-        std::array::from_fn(|i| i32::from(offset[i / 4]) * minus_fours[i])
+    fn start(self, minus_128: &[i32; 16]) -> [i32; 16] {
+        *minus_128
     }
 
     fn dot(self, _: bool, sum: [i32; 16], codes: [u8; 64], x: [u8; 64]) -> [i32; 16] {
@@ -25,6 +25,10 @@ impl IntegerSums for Scalar {
 
     fn sixteens(self, first: [i32; 16], second: [i32; 16]) -> [i32; 16] {
         std::array::from_fn(|i| if i < 8 { first[i] } else { second[i - 8] })
+    }
+
+    fn dot_two(self, sum: [i32; 16], [[codes, x], [more, y]]: [[[u8; 64]; 2]; 2]) -> [i32; 16] {
+        self.dot(false, self.dot(false, sum, codes, x), more, y)
     }
 
     fn start_group(self, _: bool, offset_log2: u32, minus_sum: i32) -> [i32; 16] {

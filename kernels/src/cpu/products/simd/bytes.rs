@@ -10,8 +10,6 @@ pub(in crate::cpu::products) trait ByteLanes: Registers {
     fn load(self, bytes: &[u8], at: usize) -> Self::Bytes;
     /// `bytes[a .. a + 32]`, then `bytes[b .. b + 32]`.
     fn pair(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
-    /// `bytes[a .. a + 16]` twice, then `bytes[b .. b + 16]` twice.
-    fn quads(self, bytes: &[u8], a: usize, b: usize) -> Self::Bytes;
     /// The 32 bytes at `at` of blocks `2 * part` and the next, of `block` bytes, which make up the unit; `block` and `at` are even.
     #[inline(always)]
     fn blocks(self, unit: &[u8], block: usize, at: usize, part: usize) -> Self::Bytes {
@@ -27,7 +25,7 @@ pub(in crate::cpu::products) trait ByteLanes: Registers {
     fn and_all(self, b: Self::Bytes, mask: &[u8; 64]) -> Self::Bytes;
     /// Eight little-endian words.
     fn words(self, words: [u64; 8]) -> Self::Bytes;
-    /// `bytes[at .. at + 16]` for four places.
+    /// `bytes[at .. at + 16]` for four places, ascending or all the same.
     fn quarters(self, bytes: &[u8], at: [usize; 4]) -> Self::Bytes;
     /// 32 bytes from `at` on: of each eight the lower halves, then the upper ones.
     fn nibbles_of_longs(self, bytes: &[u8], at: usize) -> Self::Bytes;
@@ -39,6 +37,8 @@ pub(in crate::cpu::products) trait ByteLanes: Registers {
     fn shift(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
     /// The same to the left.
     fn shift_up(self, counts: [u32; 4], b: Self::Bytes) -> Self::Bytes;
+    /// Bit `from` of each byte of a quarter as bit `to`; the other bits may be anything.
+    fn bits_to(self, from: [u32; 4], to: u32, b: Self::Bytes) -> Self::Bytes;
     /// Shifted left as 32-bit numbers.
     fn words_left<const N: u32>(self, b: Self::Bytes) -> Self::Bytes;
     /// Shifted right as 32-bit numbers.

@@ -16,8 +16,6 @@ pub(in crate::cpu::products) trait FloatLanes: Registers {
     fn float_bits(self, x: &[u32; 16]) -> Self::Floats;
     /// Eight from memory, then zeros.
     fn eight(self, x: &[f32; 8]) -> Self::Floats;
-    /// Eight from memory, then eight others.
-    fn eights(self, a: &[f32; 8], b: &[f32; 8]) -> Self::Floats;
     /// The first eight of both.
     fn join(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// The first `n` lanes, then zeros.
@@ -46,14 +44,17 @@ pub(in crate::cpu::products) trait FloatLanes: Registers {
     }
     /// A half-precision number in all lanes.
     fn half(self, x: u16) -> Self::Floats;
-    /// A half-precision number in eight lanes, another in the others.
-    fn two_halves(self, a: u16, b: u16) -> Self::Floats;
     /// The lower halves of 16 bytes, and the upper ones.
     fn low_and_high(self, x: &[u8; 16]) -> [Self::Floats; 2];
+    /// Of what [`ByteLanes::heads`](super::ByteLanes::heads) gave, the half-precision numbers at `at`: that of `a` in eight lanes, that of `b` in
+    /// the others.
+    fn halves_of_heads(self, heads: Self::Bytes, at: usize) -> Self::Floats;
     /// Small integers.
     fn unsigned(self, x: [u8; 16]) -> Self::Floats;
     /// Small integers.
     fn signed(self, x: [u8; 16]) -> Self::Floats;
+    /// 2^(e - 128): half of what E8M0 numbers stand for.
+    fn half_powers(self, e: [u8; 16]) -> Self::Floats;
     /// `a + b`.
     fn add_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b`.
@@ -64,9 +65,8 @@ pub(in crate::cpu::products) trait FloatLanes: Registers {
     fn put_scales(self, x: Self::Floats, to: &mut Self::Scales);
     /// What is put over.
     fn no_scales(self) -> Self::Scales;
-    /// The scales of groups of 32 (the lanes of `x`, for two units) for the integer sums of part `part` of the units: lane `i` is the scale
-    /// of the group that codes `64 * part + 4 * i ..` belong to.
-    fn spread(self, part: usize, x: &Self::Scales) -> Self::Floats;
+    /// A scale for each quarter: of its group.
+    fn spread(self, groups: [usize; 4], x: &Self::Scales) -> Self::Floats;
     /// Sum of all lanes.
     fn sum(self, x: Self::Floats) -> f32;
 }

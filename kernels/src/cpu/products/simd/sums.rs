@@ -5,9 +5,8 @@ use super::Registers;
 
 /// Products of bytes, summed up in integers.
 pub(in crate::cpu::products) trait IntegerSums: Registers {
-    /// What a sum of `(code - offset) * x` starts with so that codes need not be shifted: `offset`, a power of two or 0 for
-    /// each quarter of the register, times minus the sums of four neighbours of `x`.
-    fn start(self, eight: bool, offset: [u8; 4], minus_fours: &[i32; 16]) -> Self::Ints;
+    /// What a sum of `(code - 128) * x` starts with so that codes need not be shifted, or zeros where [`IntegerSums::dot`] takes care of it.
+    fn start(self, minus_128: &[i32; 16]) -> Self::Ints;
     /// `sum + codes . x` in groups of four neighbours. With `eight`, codes have eight bits and stand for `code - 128`;
     /// whether that is taken care of here or in [`IntegerSums::start`] is the instance's choice. Otherwise codes are below 128.
     fn dot(self, eight: bool, sum: Self::Ints, codes: Self::Bytes, x: Self::Bytes) -> Self::Ints;
@@ -35,6 +34,8 @@ pub(in crate::cpu::products) trait IntegerSums: Registers {
     /// Tells the compiler to work these sums out before what is read later.
     #[inline(always)]
     fn in_turn(self, _: Self::Ints) {}
+    /// `sum + codes . x + more . y`, without `eight`; codes are at most 64.
+    fn dot_two(self, sum: Self::Ints, both: [[Self::Bytes; 2]; 2]) -> Self::Ints;
     /// As [`IntegerSums::start`] for one token and 16 rows, from minus the sum of a group of activations. 32 stands for no offset.
     fn start_group(self, eight: bool, offset_log2: u32, minus_sum: i32) -> Self::Ints;
     /// As [`IntegerSums::dot`] for codes as [`IntegerSums::stored`] left them and the same four activations in all lanes.
