@@ -25,7 +25,7 @@
 
 use super::order::Order;
 use super::panel::{UNIT, Unit};
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, Lines, Simd};
 use super::view::{Kind, Magnitudes, Minus, Pair, View};
 use super::{Codes, Ready, sixteens};
 use std::marker::PhantomData;
@@ -126,8 +126,8 @@ impl<'a, const T: usize> All<'a, T> {
         let Kind { minus, magnitudes, .. } = kind::<V, F>();
         Meets {
             pairs: &self.pairs[i],
-            minus: if minus { &self.minus[i] } else { const { &[[[[0; 16]; 4]; 2]; T] } },
-            magnitudes: if magnitudes { &self.magnitudes[i] } else { const { &[[[0; UNIT]; 2]; T] } },
+            minus: if minus { &self.minus[i] } else { const { &[Lines([[[0; 16]; 4]; 2]); T] } },
+            magnitudes: if magnitudes { &self.magnitudes[i] } else { const { &[Lines([[0; UNIT]; 2]); T] } },
             unit,
         }
     }

@@ -20,6 +20,7 @@ pub(super) use sums::IntegerSums;
 
 /// Tables at the start of a cache line: loads of 64 bytes that reach into two lines take twice as long.
 #[repr(C, align(64))]
+#[derive(Clone, Copy)]
 pub(super) struct Lines<T>(pub(super) T);
 
 impl<T> Deref for Lines<T> {

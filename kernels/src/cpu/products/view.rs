@@ -6,6 +6,7 @@
 
 use super::order::Order;
 use super::panel::{UNIT, Unit};
+use super::simd::Lines;
 
 /// Two units of one token.
 #[repr(C, align(64))]
@@ -21,10 +22,10 @@ pub(super) struct Pair {
 
 /// For codes that stand for `code - 128`: minus 128 times the activations that each lane adds up, `(unit, sums)`; sums of parts
 /// [together](Order::together) are one.
-pub(super) type Minus = [[[i32; 16]; 4]; 2];
+pub(super) type Minus = Lines<[[[i32; 16]; 4]; 2]>;
 
 /// The same for products that take the magnitudes of activations and give the signs to the codes, `(unit, activation)`.
-pub(super) type Magnitudes = [[u8; UNIT]; 2];
+pub(super) type Magnitudes = Lines<[[u8; UNIT]; 2]>;
 
 /// What a format reads.
 #[derive(Clone, Copy)]
@@ -67,10 +68,10 @@ impl View {
                     sum: by_groups(kind.sums, [&a.sum, &b.sum], [&a.sum16, &b.sum16]),
                 });
                 if kind.minus {
-                    self.minus.push([minus(a, kind.order), minus(b, kind.order)]);
+                    self.minus.push(Lines([minus(a, kind.order), minus(b, kind.order)]));
                 }
                 if kind.magnitudes {
-                    self.magnitudes.push([ordered(&a.more, kind.order), ordered(&b.more, kind.order)]);
+                    self.magnitudes.push(Lines([ordered(&a.more, kind.order), ordered(&b.more, kind.order)]));
                 }
             }
         }
