@@ -4,9 +4,9 @@
 //! the same lanes of two registers, integer sums are added up before they become floats: half as many conversions and multiplications with
 //! scales. Which weights those are is up to how a format packs its codes; activations are put into its order ([`View`](super::view::View)).
 //!
-//! On Zen 5, with weights in the cache and AVX-512, Q4_K, Q4_0, IQ4_XS, IQ4_NL and Q5_K took 18 to 28% less time in rows of 8192; with
-//! AVX2 Q4_0 16%, IQ4 7 to 11%, and Q4_K 3% more. Q8_0 stays as it lies: halves of its blocks of 34 bytes do not fit two loads, and eight
-//! loads for a unit instead of five took what was gained.
+//! On Zen 5, with weights in the cache and AVX-512, Q4_K, Q4_0, IQ4_XS, IQ4_NL and Q5_K took 17 to 27% less time in rows of 8192; with
+//! AVX2 Q4_0 15%, IQ4 4 to 9%, and Q4_K 5% more. Q8_0 stays as it lies: by halves it took 6 to 9% longer with AVX-512, perhaps because its
+//! blocks of 34 bytes need eight loads for a unit then instead of five.
 
 /// An order of a unit's weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
