@@ -275,6 +275,21 @@ fn other_constants_are_named_and_checked() {
     }
 }
 
+/// A grid has at most 65535 blocks along two of its dimensions: larger batches are computed in parts of so many tokens.
+#[test]
+fn a_batch_is_no_larger_than_a_grid() {
+    let model = fixture("models/stories260k");
+    let scratch = |backend: &str, batch: &str| {
+        let args = ["run", arg(&model), "-p", "Once", "-n", "1", "-c", "70000", "-b", batch, "--backend", backend];
+        let (_, told) = ok(&args, &[])?;
+        let line = told.lines().find(|line| line.contains(" scratch = ")).unwrap_or_else(|| panic!("{told}"));
+        Some(line.split(" + ").nth(2).unwrap().split(" = ").next().unwrap().to_owned())
+    };
+    let Some(most) = scratch("cuda", "65535") else { return };
+    assert_eq!(scratch("cuda", "70000").unwrap(), most);
+    assert_ne!(scratch("cpu", "70000"), scratch("cpu", "65535"));
+}
+
 #[test]
 fn bench_and_calibrate_run() {
     let (scratch, model) = (tempfile::tempdir().unwrap(), fixture("models/stories260k"));

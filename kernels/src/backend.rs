@@ -264,6 +264,12 @@ pub trait Backend {
         self.weight(tensor)
     }
 
+    /// Rows that an operation takes at most, where none is wider than `width` floats: larger batches are computed in parts.
+    fn most_rows(&self, width: usize) -> usize {
+        let _ = width;
+        usize::MAX
+    }
+
     /// A zeroed buffer of `len` floats.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
 

@@ -101,6 +101,12 @@ impl<B: Backend> Scratch<B> {
         })
     }
 
+    /// Floats of a token in the widest of these buffers but the logits.
+    pub fn widest(engine: &Engine<'_, B>) -> usize {
+        let l = Lengths::new(engine, 1, 0, engine.hidden());
+        [l.normed, l.q, l.k, l.v, l.context, l.hidden, l.router, l.expert].into_iter().fold(l.width, usize::max)
+    }
+
     /// Floats in all buffers.
     pub fn floats(engine: &Engine<'_, B>, n: usize, logit_rows: usize) -> usize {
         let l = Lengths::new(engine, n, logit_rows, engine.hidden());

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct SessionOptions {
     /// Positions that the cache of a sequence holds.
     pub positions: usize,
-    /// Tokens that are computed together at most (bounded by the positions of all sequences).
+    /// Tokens that are computed together at most (bounded by the positions of all sequences, and by what the backend takes).
     pub batch: usize,
     /// Sequences that can be fed together, each with a cache of its own (bounded by `batch`; 1 on a backend that takes one
     /// at a time).
@@ -123,10 +123,11 @@ impl<'b, B: Backend> Engine<'b, B> {
             key_width: self.plan.kv_heads * self.plan.key_dim,
             value_width: self.plan.kv_heads * self.plan.value_dim,
         };
-        let most = if self.backend.takes_several() { options.batch } else { 1 };
+        let batch = options.batch.min(self.backend.most_rows(Scratch::widest(self))).max(1);
+        let most = if self.backend.takes_several() { batch } else { 1 };
         let sequences = options.sequences.clamp(1, most);
         self.cache_bytes(&shape, sequences)?;
-        let batch = options.batch.min(options.positions.saturating_mul(sequences));
+        let batch = batch.min(options.positions.saturating_mul(sequences));
         let logit_rows = (LOGIT_BYTES / 4 / self.vocabulary).min(options.logit_rows).clamp(1, batch);
         Ok(Sizes { shape, sequences, batch, logit_rows })
     }

@@ -93,7 +93,10 @@ fn measure<B: Backend>(
     let sequences = options.sequences;
     if session.sequences() < sequences {
         let backend = engine.backend().name();
-        return Err(caller(format!("{backend} computes one sequence at a time; use --parallel 1")));
+        let most = session.sequences();
+        return Err(caller(format!(
+            "--parallel {sequences}: {backend} computes at most {most} at a time; use --parallel {most}"
+        )));
     }
     let mut rng = Rng::new(1);
     let vocabulary = engine.vocabulary() as u64;

@@ -13,6 +13,13 @@ use std::sync::Arc;
 const MOST: usize = 24;
 const MOST_WORDS: usize = 96;
 
+/// Blocks that a grid has at most along y and z, where some kernels have a row each. Source: CUDA C++ Programming Guide, table of
+/// compute capabilities.
+pub(super) const MOST_BLOCKS: usize = 65535;
+
+/// The largest size that kernels see.
+pub(super) const MOST_INT: usize = i32::MAX as usize;
+
 /// Dynamic shared memory that a block gets without asking for more, in bytes.
 const SHARED_UNASKED: usize = 48 << 10;
 

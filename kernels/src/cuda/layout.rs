@@ -6,7 +6,7 @@
 //! row on the GPU:  | codes of all blocks | d of all blocks | zeros up to a multiple of 16 bytes |
 //! ```
 //!
-//! Not a byte is added but a row's last few, and nothing is lost: [`Layout::unpack`] gives the file's bytes back. Codes come
+//! Not a byte is added but a row's last few, and nothing is lost: a test gets the file's bytes back. Codes come
 //! in one order whatever the format: byte `j` of a plane of B-bit codes holds, at shift `B * s`, code `j + 4 * B * s` of 32. Nibbles
 //! that are looked up in a table have one of their own, and so have scales of six bits.
 

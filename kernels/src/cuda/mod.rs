@@ -122,6 +122,10 @@ impl Backend for Cuda {
         Weight::upload(&self.device, &tensor)
     }
 
+    fn most_rows(&self, width: usize) -> usize {
+        launch::MOST_BLOCKS.min(launch::MOST_INT / width.max(1))
+    }
+
     fn buffer(&self, len: usize) -> Result<Buffer> {
         Buffer::zeroed(&self.device, len)
     }

@@ -84,6 +84,10 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         Ok(Weight { place, rows, cols })
     }
 
+    fn most_rows(&self, width: usize) -> usize {
+        self.first.most_rows(width).min(self.second.most_rows(width))
+    }
+
     fn buffer(&self, len: usize) -> Result<Self::Buffer> {
         let (first, second) = (self.first.buffer(len)?, self.second.buffer(len)?);
         Ok(Buffer(RefCell::new(Floats { first, second, side: None, len })))
