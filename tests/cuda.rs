@@ -5,7 +5,8 @@
 
 mod common;
 
-use common::{arg, fixture};
+use common::{arg, experts, fixture};
+use qconv_formats::imatrix::Imatrix;
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -189,11 +190,55 @@ fn a_model_that_is_split_gives_the_same_text() {
     assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// Kernels and graphs that a run has launched; kernels within graphs do not count.
-fn launches(told: &str) -> (usize, usize) {
+/// Kernels and graphs that a run has launched, and copies to the host; kernels within graphs do not count.
+fn counts(told: &str) -> [usize; 3] {
     let (_, counts) = told.split_once("stand-in libcuda: launched ").unwrap_or_else(|| panic!("no counts: {told}"));
     let mut numbers = counts.split_whitespace().filter_map(|word| word.parse().ok());
-    (numbers.next().unwrap(), numbers.next().unwrap())
+    [(); 3].map(|()| numbers.next().unwrap())
+}
+
+/// Kernels and graphs alone.
+fn launches(told: &str) -> (usize, usize) {
+    let [kernels, graphs, _] = counts(told);
+    (kernels, graphs)
+}
+
+/// A prompt's experts are picked on the card: nothing comes back to the host but the logits, or what a split model's last layer gives.
+#[test]
+fn a_mixtures_prompt_stays_on_the_card() {
+    // Of the largest logit. Activations are rounded to the weights' BF16 (2^-9) for every product.
+    const ALLOWED: f32 = 2e-2;
+    let scratch = tempfile::tempdir().unwrap();
+    let (ids, out) = (scratch.path().join("ids"), scratch.path().join("out"));
+    for name in ["mixtral-defaults", "qwen3moe-window"] {
+        let folder = fixture("configurations").join(name);
+        let expected: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+        std::fs::write(&ids, expected["tokens"].to_string()).unwrap();
+        let rows = expected["tokens"].as_array().unwrap().len();
+        let want = floats(&folder.join("expected_logits.f32"));
+        let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        // In tiles, in several batches, the last layer alone. Turing's tensor cores know no BF16: there the host picks, in both layers.
+        for (more, kind, copies) in [
+            (&["-b", "512"][..], "9.0", 1),
+            (&["-b", "7"], "9.0", rows.div_ceil(7)),
+            (&["-b", "512"], "7.5", 1 + 2),
+            (&["-b", "512", "--gpu-layers", "1"], "9.0", 1),
+        ] {
+            let model = ["run", arg(&folder), "--tokens", arg(&ids), "--logits", arg(&out), "--backend", "cuda"];
+            let environment = [("QCONV_STAND_IN_COUNTS", "1"), ("QCONV_STAND_IN_CAPABILITY", kind)];
+            let Some((_, told)) = ok(&[&model[..], more].concat(), &environment) else { return };
+            assert_eq!(counts(&told)[2], copies, "{name} {more:?} on {kind}: {told}");
+            let (got, columns) = (floats(&out), want.len() / rows);
+            let is_off = |row: &usize| {
+                let at = row * columns..(row + 1) * columns;
+                !got[at.clone()].iter().zip(&want[at]).all(|(a, b)| (a - b).abs() <= ALLOWED * largest)
+            };
+            // A router that prefers an expert by less than that decides otherwise.
+            let off = (0..rows).filter(is_off).count();
+            assert!(off <= 1, "{name} {more:?} on {kind}: {off} of {rows} rows");
+        }
+    }
 }
 
 /// The layers on the card are one graph a token, whatever the family, and no bit of any logit differs from those of the same kernels
@@ -273,6 +318,28 @@ fn other_constants_are_named_and_checked() {
         assert!(!out.status.success() && told.contains(said), "{told}");
         assert!(variable != "QCONV_CUDA_WARPS" || out.status.code() == Some(2), "the caller's fault: {:?}", out.status);
     }
+}
+
+/// Whoever watches sees the inputs of every expert, which the host picks then.
+#[test]
+fn calibration_of_a_mixture_is_the_processors() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = experts(&scratch.path().join("m"));
+    model.write();
+    let text = fixture("texts/prose.txt");
+    let counts = |backend: &str| {
+        let out = scratch.path().join(format!("{backend}.gguf"));
+        let args =
+            ["calibrate", arg(&model.folder), "--file", arg(&text), "-o", arg(&out), "-c", "32", "--chunks", "2"];
+        ok(&[&args[..], &["--backend", backend]].concat(), &[])?;
+        let matrix = Imatrix::open(&out).unwrap();
+        let [up, router] =
+            ["ffn_up_exps", "ffn_gate_inp"].map(|of| matrix.entries[&format!("blk.0.{of}.weight")].counts());
+        Some((up.iter().sum::<u64>(), router.to_vec()))
+    };
+    let Some(cuda) = counts("cuda") else { return };
+    assert_eq!(cuda, (2 * 64, vec![64]));
+    assert_eq!(cuda, counts("cpu").unwrap());
 }
 
 /// A grid has at most 65535 blocks along two of its dimensions: larger batches are computed in parts of so many tokens.

@@ -17,7 +17,11 @@
 // 3. Offsets of codes are taken off while decoding (three instructions for four codes), addends meet the tokens' sums of codes.
 // 4. Weights pass through registers, since they are decoded on the way; two stages of shared memory, one barrier for each.
 // 5. Neighbouring blocks take the same weights and other tokens: weights come from memory once.
-// 6. Rows beyond the last are computed from the last and not written; tokens and groups beyond the last are zeros.
+// 6. Experts of a mixture are one launch: tokens come sorted by expert, and a table tells each block which of them are its own and whose
+//    weights they have. What is multiplied, and how, does not depend on it.
+// 7. What comes out of that table takes registers, where parameters take none. Formats with scales for 16 have none left, and read it from
+//    shared memory for each stage: 8 to 21 instructions of 660 to 800, where three or four words in local memory were the alternative.
+// 8. Rows beyond the last are computed from the last and not written; tokens and groups beyond the last are zeros.
 #include "tiles.cuh"
 
 // What one stage holds. Halves: scales for 16 weights.
@@ -44,28 +48,35 @@ static __device__ __forceinline__ void add_scaled(float (&sums)[4], const int (&
     for (int i = 0; i < 4; ++i) sums[i] += d[i >> 1] * x[i & 1] * from_magic(s[i]);
 }
 
-// out = x * w^T + bias. codes: (n, cols), scales: (n, cols / 32). Grid: (tiles of tokens, tiles of rows of all parts).
+// out = x * w^T + bias. codes: (n, cols), scales: (n, cols / 32), tiles: (tiles of tokens) or null. Grid: (tiles of tokens, tiles of
+// rows of all parts).
 template <class F, class S>
-static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* codes, const Scale* scales, int cols, int n) {
+static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* codes, const Scale* scales, int cols, int n,
+                                              const Tile* tiles) {
     using Stage = typename Stages<F, S>::Stage;
     constexpr int HALVES = F::HALVES ? 2 : 1;
     static_assert(S::THREADS == 2 * S::ROWS && S::THREADS >= 2 * S::TOKENS, "a thread for each group of a stage");
     __shared__ Stage stages[2];
-
-    int first_row;
-    const Part part = find_part<S::ROWS>(parts, blockIdx.y, first_row);
-    if (part.rows == 0) return;
-    const int first_token = blockIdx.x * S::TOKENS, groups = cols / GROUP;
+    __shared__ Share kept;
+    Share found;
+    if (!find_share<S::ROWS, S::TOKENS>(parts, tiles, n, found)) return;
+    if (F::HALVES) {   // reason 7
+        if (threadIdx.x == 0) kept = found;
+        __syncthreads();
+    }
+    const Share& share = F::HALVES ? kept : found;
+    const int groups = cols / GROUP, blocks = cols / F::WEIGHTS;
     const int mine = threadIdx.x / 2, half = threadIdx.x % 2;   // this thread's row, token and group in a stage
-    const Row row = row_of<F>(part.weight, min(first_row + mine, part.rows - 1), cols);
-    const int token = first_token + mine;
-    const bool has_token = mine < S::TOKENS && token < n;
+    const uint32_t row_at = min(found.first_row + mine, found.part.rows - 1) * (uint32_t)(row_stride<F>(blocks) / 16);   // in 16 bytes
 
     typename F::Raw raw;
     Scale scale;
     auto ask = [&](int g, Stage& to) {   // for two groups from g on
-        copy_stage<S::TOKENS, S::THREADS>(to.tokens, reinterpret_cast<const uint8_t*>(codes), cols, first_token, n, g * GROUP);
+        const int first_token = share.first_token, token = first_token + mine;
+        const bool has_token = mine < S::TOKENS && token < share.end;
+        copy_stage<S::TOKENS, S::THREADS>(to.tokens, reinterpret_cast<const uint8_t*>(codes), cols, first_token, share.end, g * GROUP);
         cp_async_commit();
+        const Row row = {share.part.weight + (size_t)row_at * 16, blocks};
         raw = F::load(row, min(g + half, groups - 1));
         scale.d = 0.0f, scale.sum[0] = scale.sum[1] = 0;
         if (has_token && g + half < groups) scale = scales[(size_t)token * groups + g + half];
@@ -154,7 +165,7 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const int8_t* 
         cp_async_wait<0>();
         __syncthreads();   // the next stage is whole, and nobody reads this one any more
     }
-    write_sums(sums, part, first_row + r0, first_token + t0, n, [](int) { return 1.0f; });
+    write_sums(sums, share.part, share.first_row + r0, share.first_token + t0, share.end, [](int) { return 1.0f; });
 }
 
 // 64 tokens at a time with 128 rows for prompts, 16 with 64 rows for a few tokens. 512 threads of a multiprocessor: 128 registers each.
@@ -162,8 +173,8 @@ using Wide = Shape<2, 4, 4, 2>;
 using Narrow = Shape<1, 2, 4, 1>;
 
 #define MATMUL(F, S, NAME)                                                                                   \
-    KERNEL_RESIDENT(S::THREADS, 512 / S::THREADS, NAME, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n) { \
-        matmul<F, S>(GIVEN_PARTS, codes, scales, cols, n);                                                   \
+    KERNEL_RESIDENT(S::THREADS, 512 / S::THREADS, NAME, PARTS, const int8_t* codes, const Scale* scales, const float*, int cols, int n, const Tile* tiles) { \
+        matmul<F, S>(GIVEN_PARTS, codes, scales, cols, n, tiles);                                            \
     }
 #define MATMULS(F) MATMUL(F, Wide, matmul64_##F) MATMUL(F, Narrow, matmul16_##F)
 

@@ -10,7 +10,8 @@
 // 1. F16 activations are multiplied with a power of two for each token, so that the largest is between 1 and 2: none overflows, and
 //    that power is taken off the sums again. BF16 has the range of f32 and needs none.
 // 2. Rows of weights and of rounded activations are padded with zeros to 16 bytes, so that all copies are whole.
-// 3. F32 weights keep f32 products (matvec8_F32): they are rare (routers of experts) and are left in that precision for a reason.
+// 3. Experts of a mixture are one launch: as in matmul.cu.
+// 4. F32 weights keep f32 products (matvec8_F32): they are rare (routers of experts) and are left in that precision for a reason.
 #include "tiles.cuh"
 
 // Rounding of activations: `scale` a power of two that comes off in the end.
@@ -35,11 +36,12 @@ template <> struct Rounding<BF16> {
 // Numbers in a rounded row: whole 16 bytes.
 static __device__ __forceinline__ int padded(int cols) { return (cols + 7) & ~7; }
 
-// x: (n, cols) -> out: (n, padded(cols)), powers: (n). Grid: n.
+// x: (any, cols) -> out: (n, padded(cols)), powers: (n). Grid: n. Row i is that of pair order[i] of a row and one of `used` experts
+// (experts.cu), or row i where there is no order.
 template <class F>
-static __device__ __forceinline__ void round_row(const float* x, uint16_t* out, float* powers, int cols) {
+static __device__ __forceinline__ void round_row(const float* x, const int* order, uint16_t* out, float* powers, int used, int cols) {
     __shared__ int of_warp[8];
-    x += (size_t)blockIdx.x * cols;
+    x += (size_t)(order ? order[blockIdx.x] / used : blockIdx.x) * cols;
     out += (size_t)blockIdx.x * padded(cols);
     int bits = 0;   // magnitudes compare as integers; a NaN is largest and stays in the row
     for (int i = threadIdx.x; i < cols; i += blockDim.x) bits = max(bits, __float_as_int(fabsf(x[i])));
@@ -55,21 +57,23 @@ static __device__ __forceinline__ void round_row(const float* x, uint16_t* out, 
 
 static constexpr int AHEAD = 3;   // stages in shared memory
 
-// out = x * w^T + bias. x: (n, padded(cols)) of the weights' type, powers: (n). Dynamic shared memory: AHEAD stages of
+// out = x * w^T + bias. x: (n, padded(cols)) of the weights' type, powers: (n), tiles: (tiles of tokens) or null, as in matmul.cu. Dynamic shared memory: AHEAD stages of
 // (ROWS + TOKENS) * STAGE bytes. Grid: (tiles of tokens, tiles of rows of all parts).
 template <class F, class S>
-static __device__ __forceinline__ void matmul(const Parts& parts, const uint16_t* x, const float* powers, int cols, int n) {
+static __device__ __forceinline__ void matmul(const Parts& parts, const uint16_t* x, const float* powers, int cols, int n,
+                                              const Tile* tiles) {
     constexpr int BYTES = (S::ROWS + S::TOKENS) * STAGE;
     DYNAMIC_SHARED(uint8_t, shared);
-    int first_row;
-    const Part part = find_part<S::ROWS>(parts, blockIdx.y, first_row);
-    if (part.rows == 0) return;
-    const int first_token = blockIdx.x * S::TOKENS, stride = 2 * padded(cols), stages = (stride + STAGE - 1) / STAGE;
+    Share share;
+    if (!find_share<S::ROWS, S::TOKENS>(parts, tiles, n, share)) return;
+    const Part part = share.part;
+    const int first_row = share.first_row, first_token = share.first_token, end = share.end;
+    const int stride = 2 * padded(cols), stages = (stride + STAGE - 1) / STAGE;
     auto ask = [&](int stage, int slot) {
         uint8_t* to = shared + slot * BYTES;
         if (stage < stages) {
             copy_stage<S::ROWS, S::THREADS>(to, part.weight, stride, first_row, part.rows, stage * STAGE);
-            copy_stage<S::TOKENS, S::THREADS>(to + S::ROWS * STAGE, reinterpret_cast<const uint8_t*>(x), stride, first_token, n, stage * STAGE);
+            copy_stage<S::TOKENS, S::THREADS>(to + S::ROWS * STAGE, reinterpret_cast<const uint8_t*>(x), stride, first_token, end, stage * STAGE);
         }
         cp_async_commit();   // empty at the end, so that batches are counted alike
     };
@@ -99,18 +103,20 @@ static __device__ __forceinline__ void matmul(const Parts& parts, const uint16_t
         }
     }
     cp_async_wait<0>();
-    write_sums(sums, part, first_row + r0, first_token + t0, n, [=](int token) { return powers[token]; });
+    write_sums(sums, part, first_row + r0, first_token + t0, end, [=](int token) { return powers[token]; });
 }
 
 using Wide = Shape<4, 8, 2, 2>;     // 128 rows x 128 tokens
 using Narrow = Shape<1, 2, 4, 1>;   // 64 rows x 16 tokens
 
 #define MATMUL(F, S, NAME)                                                                                 \
-    KERNEL(S::THREADS, NAME, PARTS, const uint16_t* x, const float* powers, int cols, int n) {             \
-        matmul<F, S>(GIVEN_PARTS, x, powers, cols, n);                                                     \
+    KERNEL(S::THREADS, NAME, PARTS, const uint16_t* x, const float* powers, int cols, int n, const Tile* tiles) { \
+        matmul<F, S>(GIVEN_PARTS, x, powers, cols, n, tiles);                                              \
     }
 #define MATMULS(F)                                                                                          \
-    KERNEL(256, round_##F, const float* x, uint16_t* out, float* powers, int cols) { round_row<F>(x, out, powers, cols); } \
+    KERNEL(256, round_##F, const float* x, const int* order, uint16_t* out, float* powers, int used, int cols) {  \
+        round_row<F>(x, order, out, powers, used, cols);                                                    \
+    }                                                                                                       \
     MATMUL(F, Wide, matmul128_##F) MATMUL(F, Narrow, matmul16_##F)
 
 MATMULS(F16)

@@ -41,6 +41,33 @@ template <int TILE> static __device__ __forceinline__ Part find_part(const Parts
     return part;
 }
 
+// Tokens of a block where not all tokens have the same weights (experts.cu): an entry of a table in device memory. A part's weight
+// then is a table too, of the addresses of all experts' weights.
+struct Tile {
+    int expert;       // whose weights
+    int first, end;   // its tokens: rows first .. end - 1; none if they are equal
+};
+
+// What a block multiplies.
+struct Share {
+    Part part;              // with the weight of its tokens
+    int first_row;
+    int first_token, end;   // tokens first_token .. end - 1, or as many of them as the block takes
+};
+
+// A block's share in tiles of ROWS rows and TOKENS tokens, of n. False: it has none.
+template <int ROWS, int TOKENS>
+static __device__ __forceinline__ bool find_share(const Parts& parts, const Tile* tiles, int n, Share& share) {
+    share.part = find_part<ROWS>(parts, blockIdx.y, share.first_row);
+    share.first_token = blockIdx.x * TOKENS, share.end = n;
+    if (tiles) {
+        const Tile tile = tiles[blockIdx.x];
+        share.first_token = tile.first, share.end = tile.end;
+        share.part.weight = reinterpret_cast<const uint8_t* const*>(share.part.weight)[tile.expert];
+    }
+    return share.part.rows > 0 && share.first_token < share.end;
+}
+
 // Tiles of all parts before part `second`.
 template <int TILE> static __device__ __forceinline__ unsigned tiles_before(const Parts& parts, int second) {
     int tiles = 0;

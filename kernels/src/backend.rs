@@ -136,7 +136,7 @@ pub enum DeviceUse {
     Unknown(String),
 }
 
-/// How a token goes through a mixture of experts.
+/// How tokens go through a mixture of experts.
 #[derive(Debug, Clone, Copy)]
 pub struct Mixing {
     /// ExpertWeights that compute each token: those of the largest scores, of equals the lower numbers.
@@ -159,13 +159,13 @@ pub struct ExpertWeights<'a, B: Backend + ?Sized> {
 
 /// Floats that [`Backend::mix`] needs beside its input and output.
 pub struct MixBuffers<'a, B: Backend + ?Sized> {
-    /// `(2 * used)`: who computes, and by what factor.
+    /// `(2, n, used)`: who computes, and by what factor.
     pub picks: &'a mut B::Buffer,
-    /// `(used, hidden)`.
+    /// `(n, used, hidden)`, in whatever order of pairs of a token and an expert.
     pub gate: &'a mut B::Buffer,
-    /// `(used, hidden)`.
+    /// The same.
     pub up: &'a mut B::Buffer,
-    /// `(used, width)`: what each expert gives.
+    /// `(n, used, width)`, likewise: what each expert gives.
     pub each: &'a mut B::Buffer,
 }
 
@@ -433,17 +433,25 @@ pub trait Backend {
         Ok(None)
     }
 
-    /// One token through its experts, without the host: `out = sum of factor * down(activation(gate(x)) * up(x))` over those that the
-    /// router's products `scores` say. `scores`: `(experts)`, `x`, `out`: `(width)`. Only called with what [`Backend::mixture`] gave.
+    /// Whether [`Backend::mix`] is the way for so many tokens. Where it is not, the host picks their experts.
+    fn mixes(&self, mixture: &Self::Mixture, n: usize) -> bool {
+        let _ = (mixture, n);
+        true
+    }
+
+    /// `n` tokens through their experts, without the host: `out = sum of factor * down(activation(gate(x)) * up(x))` over those that the
+    /// router's products `scores` say. `scores`: `(n, experts)`, `x`, `out`: `(n, width)`. Only called with what [`Backend::mixture`]
+    /// gave.
     fn mix(
         &self,
         mixture: &Self::Mixture,
         scores: &Self::Buffer,
         x: &Self::Buffer,
+        n: usize,
         work: MixBuffers<'_, Self>,
         out: &mut Self::Buffer,
     ) -> Result<()> {
-        let _ = (mixture, scores, x, work, out);
+        let _ = (mixture, scores, x, n, work, out);
         Err(Error::Unavailable(format!("{} does not pick experts by itself", self.name())))
     }
 

@@ -87,8 +87,8 @@ pub(super) fn mixing(plan: &Plan, experts: Experts) -> Mixing {
     Mixing { used: experts.used, normalize: experts.normalize, activation: plan.feed.activation }
 }
 
-/// `branch = sum over the chosen experts of weight * expert(h)`. `mixture`: the backend picks those of a single token itself, unless
-/// somebody watches.
+/// `branch = sum over the chosen experts of weight * expert(h)`. `mixture`: the backend picks them itself, if that is its way for so many
+/// tokens and nobody watches.
 #[allow(clippy::too_many_arguments)] // as above
 pub(super) fn experts<B: Backend>(
     b: &B,
@@ -102,12 +102,11 @@ pub(super) fn experts<B: Backend>(
 ) -> Result<()> {
     let Some(config) = plan.feed.experts else { unreachable!("experts were loaded because the plan has them") };
     products(b, watch, &s.h, n, [(router, &mut s.router)])?;
-    if let Some(mixture) = mixture
-        && n == 1
+    if let Some(mixture) = mixture.filter(|mixture| b.mixes(mixture, n))
         && !watch.somebody()
     {
         let Scratch { h, router, picks, gate, up, expert, branch, .. } = s;
-        return b.mix(mixture, router, h, MixBuffers { picks, gate, up, each: expert }, branch);
+        return b.mix(mixture, router, h, n, MixBuffers { picks, gate, up, each: expert }, branch);
     }
     b.read(&s.router, &mut s.routes.scores[..n * config.count])?;
     s.routes.choose(config, n);

@@ -17,11 +17,11 @@ pub(super) struct Scratch<B: Backend> {
     pub k: B::Buffer,       // (n, kv_heads * key_dim)
     pub v: B::Buffer,       // (n, kv_heads * value_dim)
     pub context: B::Buffer, // (n, heads * value_dim)
-    pub gate: B::Buffer,    // (n, hidden), with experts at least one row for each that a token uses
+    pub gate: B::Buffer,    // (n, hidden); (n, experts used, hidden) where the backend picks experts
     pub up: B::Buffer,      // the same
     pub router: B::Buffer,  // (n, experts)
-    pub picks: B::Buffer,   // (2 * experts used)
-    pub expert: B::Buffer,  // (n, width), at least as many rows: what one expert gives, or each of a token's
+    pub picks: B::Buffer,   // (2, n, experts used) where the backend picks them
+    pub expert: B::Buffer,  // (n, width): what one expert gives; (n, experts used, width): what each of a token's gives
     pub zero: B::Buffer,    // (1, width), never written
     pub routes: feed::Routes,
     pub logits: B::Buffer, // (logit rows, vocabulary)
@@ -49,6 +49,7 @@ impl Lengths {
     fn new<B: Backend>(engine: &Engine<'_, B>, n: usize, logit_rows: usize, hidden: usize) -> Self {
         let p = &engine.plan;
         let (experts, used) = p.feed.experts.map_or((0, 0), |e| (e.count, e.used));
+        let picked = if engine.picks() { n * used } else { 0 };
         Lengths {
             width: n * p.width,
             normed: n * p.width.max(p.heads * p.key_dim),
@@ -56,10 +57,10 @@ impl Lengths {
             k: n * p.kv_heads * p.key_dim,
             v: n * p.kv_heads * p.value_dim,
             context: n * p.heads * p.value_dim,
-            hidden: n.max(used) * hidden,
+            hidden: n.max(picked) * hidden,
             router: n * experts,
-            picks: 2 * used,
-            expert: n.max(used) * p.width * usize::from(experts > 0),
+            picks: 2 * picked,
+            expert: n.max(picked) * p.width * usize::from(experts > 0),
             zero: p.width * usize::from(experts > 0),
             logits: logit_rows * engine.vocabulary,
         }

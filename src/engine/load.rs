@@ -55,7 +55,7 @@ pub(super) fn skeleton<'m, 'b, B: Backend>(
     Loader { backend, model, layer: None, used, replaced }.skeleton()
 }
 
-/// One block, some tensors replaced.
+/// One block, some tensors replaced; its experts are the host's to pick, since buffers were made before any block was known.
 pub(super) fn block<'m, B: Backend>(
     backend: &B,
     model: &'m Model,
@@ -64,7 +64,11 @@ pub(super) fn block<'m, B: Backend>(
     replaced: &Replaced,
     used: &mut Used<'m>,
 ) -> anyhow::Result<Block<B>> {
-    Loader { backend, model, layer: None, used, replaced }.block(layer, plan)
+    let mut block = Loader { backend, model, layer: None, used, replaced }.block(layer, plan)?;
+    if let FeedWeights::Experts { mixture, .. } = &mut block.feed {
+        *mixture = None;
+    }
+    Ok(block)
 }
 
 /// The widest hidden layer of all blocks, from the shapes of what leads out of it.

@@ -122,6 +122,11 @@ impl<'b, B: Backend> Engine<'b, B> {
         sequences == 1 || self.positions.is_none()
     }
 
+    /// Whether the backend picks the experts of some layer itself.
+    pub(super) fn picks(&self) -> bool {
+        self.blocks.iter().any(|block| matches!(&block.feed, FeedWeights::Experts { mixture: Some(_), .. }))
+    }
+
     /// The matrix that gives logits.
     pub(super) fn head(&self) -> &B::Weight {
         self.output.as_ref().unwrap_or(&self.embedding)

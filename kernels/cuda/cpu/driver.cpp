@@ -13,7 +13,8 @@
 // 5. Environment: QCONV_STAND_IN_DEVICES (1), QCONV_STAND_IN_CAPABILITY (9.0), QCONV_STAND_IN_MEMORY (bytes; 8 GiB),
 //    QCONV_STAND_IN_DRIVER (12040), QCONV_STAND_IN_INIT (0; another status of cuInit) make devices and drivers that qconv has to refuse.
 //    A driver before 12040 loads functions with their first launch only, and refuses that while recording.
-//    QCONV_STAND_IN_COUNTS=1: says on standard error in the end how many kernels and how many graphs were launched.
+//    QCONV_STAND_IN_COUNTS=1: says on standard error in the end how many kernels and how many graphs were launched, and how often the host
+//    took a copy of device memory.
 //    QCONV_STAND_IN_MULTIPROCESSORS (132). QCONV_STAND_IN_POOLS=0: no memory pools. QCONV_STAND_IN_NVML=0: the management library
 //    does not start.
 #include "image.h"
@@ -133,9 +134,10 @@ unsigned most_shared() {
 
 // Launches that were asked for, those in graphs apart: a graph counts once.
 struct Counts {
-    std::atomic<unsigned> kernels{0}, graphs{0};
+    std::atomic<unsigned> kernels{0}, graphs{0}, copies{0};
     ~Counts() {
-        if (*setting("QCONV_STAND_IN_COUNTS", "")) fprintf(stderr, "stand-in libcuda: launched %u kernels, %u graphs\n", kernels.load(), graphs.load());
+        if (!*setting("QCONV_STAND_IN_COUNTS", "")) return;
+        fprintf(stderr, "stand-in libcuda: launched %u kernels, %u graphs, %u copies to the host\n", kernels.load(), graphs.load(), copies.load());
     }
 } counts;
 
@@ -354,6 +356,7 @@ CUDA_API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* strea
     NOT_RECORDED(stream);
     const uint64_t number = allocation_of(from, bytes);
     if (!number) return INVALID_VALUE;
+    ++counts.copies;
     return submit(stream, [=] {
         if (Status status = still(number, from, bytes, "cuMemcpyDtoHAsync")) return status;
         memcpy(to, pointer(from), bytes);

@@ -1,9 +1,15 @@
-//! Mixtures of experts: one token through those that the device itself picks (experts.cu).
+//! Mixtures of experts: tokens through those that the device itself picks (experts.cu).
+//!
+//! What is computed are pairs of a token and one of its experts. Up to as many pairs as there are experts hardly share weights: each
+//! is multiplied by itself, with the kernels for single tokens. More are sorted by expert and multiplied in tiles, with the kernels
+//! for prompts. Of formats that have none (F32, BF16 on Turing) the host picks a prompt's experts: pair by pair weights would be read
+//! eight times as often as by products of eight tokens.
 
 use super::Cuda;
+use super::activations::{Activations, Order, room};
 use super::device::Device;
 use super::elements;
-use super::matmul::{Activations, Plan, round_codes};
+use super::matmul::{Part, Plan, WIDE, give_parts};
 use super::memory::{Buffer, Memory};
 use super::weight::Weight;
 use crate::{ExpertWeights, MixBuffers, Mixing, Result};
@@ -19,6 +25,8 @@ pub struct Mixture {
     gate: Option<Table>,
     up: Table,
     down: Table,
+    /// Whether all of them have kernels for prompts.
+    in_tiles: bool,
 }
 
 /// Matrices of one shape and format, to be picked from by number.
@@ -64,7 +72,16 @@ impl Mixture {
         let (Some(up), Some(down)) = (Table::new(device, &experts.up)?, Table::new(device, &experts.down)?) else {
             return Ok(None);
         };
-        Ok((up.weights.len() <= MOST).then_some(Mixture { mixing, gate, up, down }))
+        let mut in_tiles = true;
+        for table in gate.iter().chain([&up, &down]) {
+            in_tiles &= Plan::has_many(device, table.format)?;
+        }
+        Ok((up.weights.len() <= MOST).then_some(Mixture { mixing, gate, up, down, in_tiles }))
+    }
+
+    /// See [`crate::Backend::mixes`].
+    pub(super) fn mixes(&self, n: usize) -> bool {
+        self.in_tiles || n * self.mixing.used <= self.up.weights.len()
     }
 
     /// See [`crate::Backend::mix`].
@@ -73,73 +90,153 @@ impl Mixture {
         device: &Device,
         scores: &Buffer,
         x: &Buffer,
+        n: usize,
         work: MixBuffers<'_, Cuda>,
         out: &mut Buffer,
     ) -> Result<()> {
-        let Mixing { used, normalize, activation } = self.mixing;
-        let MixBuffers { picks, gate, up, each } = work;
-        let count = self.up.weights.len();
-        let pick = device.launch("pick").floats(scores, count);
-        let pick = pick.floats_mut(picks, used).floats_mut_from(picks, used, used);
-        pick.int(count).int(used).int(usize::from(normalize)).run((1, 1, 1), (32, 1, 1), 0)?;
+        let Mixing { used, normalize, .. } = self.mixing;
+        let (count, all) = (self.up.weights.len(), n * used);
+        let pick = device.launch("pick").floats(scores, n * count);
+        let pick = pick.floats_mut(work.picks, all).floats_mut_from(work.picks, all, all);
+        pick.int(count).int(used).int(usize::from(normalize)).run((n, 1, 1), (32, 1, 1), 0)?;
 
-        let picked = |x: &Buffer, own: bool, first: (&Table, &mut Buffer), second: Option<(&Table, &mut Buffer)>| {
-            matvec(device, x, own, picks, used, first, second)
-        };
-        let len = used * self.up.rows;
+        let tiles = (all > count && self.in_tiles).then(|| Tiles::new(self, all));
+        let room = tiles.as_ref().map_or(0, |tiles| tiles.activations + self.room(all, tiles.wide));
+        device.workspace().with(device, room, |workspace| {
+            if let Some(tiles) = &tiles {
+                let launch = device.launch("share_out").floats(work.picks, all);
+                let launch = launch.bytes_mut(workspace, ORDER, 4 * all).bytes_mut(workspace, tiles.places, 4 * all);
+                let launch = launch.bytes_mut(workspace, tiles.table, TILE * tiles.count);
+                launch.int(all).int(tiles.tokens).run((count, 1, 1), (elements::THREADS, 1, 1), 0)?;
+            }
+            self.compute(x, Pairs { device, n, used, tiles, workspace }, work, out)
+        })
+    }
+
+    /// Bytes that activations of so many pairs take of a workspace at most.
+    fn room(&self, all: usize, wide: bool) -> usize {
+        let of = |table: &Table, own: bool| room(Plan::many(table.format, wide).form, all, table.cols, !own);
+        let gate = self.gate.as_ref().map_or(0, |gate| of(gate, false));
+        gate.max(of(&self.up, false)).max(of(&self.down, true))
+    }
+
+    /// All but the picking.
+    fn compute(&self, x: &Buffer, mut pairs: Pairs<'_>, work: MixBuffers<'_, Cuda>, out: &mut Buffer) -> Result<()> {
+        let MixBuffers { picks, gate, up, each } = work;
+        let (device, n, used, activation) = (pairs.device, pairs.n, pairs.used, self.mixing.activation);
+        let len = n * used * self.up.rows;
         let hidden = match &self.gate {
             Some(table) => {
                 if table.format == self.up.format {
-                    picked(x, false, (table, &mut *gate), Some((&self.up, &mut *up)))?;
+                    pairs.multiply(picks, x, false, &mut [(table, &mut *gate), (&self.up, &mut *up)])?;
                 } else {
-                    picked(x, false, (table, &mut *gate), None)?;
-                    picked(x, false, (&self.up, &mut *up), None)?;
+                    pairs.multiply(picks, x, false, &mut [(table, &mut *gate)])?;
+                    pairs.multiply(picks, x, false, &mut [(&self.up, &mut *up)])?;
                 }
                 elements::gate(device, activation, gate, up, len)?;
                 gate
             }
             None => {
-                picked(x, false, (&self.up, &mut *up), None)?;
+                pairs.multiply(picks, x, false, &mut [(&self.up, &mut *up)])?;
                 elements::activate(device, activation, up, len)?;
                 up
             }
         };
-        picked(hidden, true, (&self.down, &mut *each), None)?;
-        let cols = self.down.rows;
-        let sum =
-            device.launch("sum_picked").floats(each, used * cols).floats_from(picks, used, used).floats_mut(out, cols);
-        sum.int(used).int(cols).run_over(cols, elements::THREADS)
+        pairs.multiply(picks, hidden, true, &mut [(&self.down, &mut *each)])?;
+        let (cols, all) = (self.down.rows, n * used);
+        let sum = device.launch("sum_picked").floats(each, all * cols).floats_from(picks, all, all);
+        let sum = match &pairs.tiles {
+            Some(tiles) => sum.bytes(pairs.workspace, tiles.places, 4 * all),
+            None => sum.none(),
+        };
+        let grid = (cols.div_ceil(elements::THREADS), n, 1);
+        sum.floats_mut(out, n * cols).int(used).int(cols).run(grid, (elements::THREADS, 1, 1), 0)
     }
 }
 
-/// `out[s] = x * w^T` with the expert that was picked as number `s`, of one table or of two of the same kind. `own`: each has a row of
-/// `x` to itself.
-fn matvec(
-    device: &Device,
-    x: &Buffer,
-    own: bool,
-    picks: &Buffer,
+/// Pairs of `n` tokens and `used` experts of each.
+struct Pairs<'a> {
+    device: &'a Device,
+    n: usize,
     used: usize,
-    first: (&Table, &mut Buffer),
-    second: Option<(&Table, &mut Buffer)>,
-) -> Result<()> {
-    let &Table { format, rows, cols, .. } = first.0;
-    let (len, tables) = (if own { used * cols } else { cols }, 1 + usize::from(second.is_some()));
-    let plan = Plan::few(kernel(format), format, cols, 1);
-    if plan.activations == Activations::Codes {
-        round_codes(device, x, len)?;
+    /// `None`: each is multiplied by itself.
+    tiles: Option<Tiles>,
+    workspace: &'a mut Memory,
+}
+
+/// Pairs sorted by expert and cut into tiles, and where the lists of that lie in the workspace.
+struct Tiles {
+    wide: bool,
+    /// Pairs of a tile.
+    tokens: usize,
+    /// Tiles that there may be.
+    count: usize,
+    places: usize,
+    table: usize,
+    /// What is free.
+    activations: usize,
+}
+
+/// Where pairs in their order begin in the workspace.
+const ORDER: usize = 0;
+
+/// Bytes of a tile, as in parts.cuh.
+const TILE: usize = 12;
+
+impl Tiles {
+    /// Wide ones where they pay if all experts have as many pairs, and all formats have the same.
+    fn new(mixture: &Mixture, all: usize) -> Self {
+        let experts = mixture.up.weights.len();
+        let tokens = |table: &Table, wide: bool| Plan::many(table.format, wide).tile.1;
+        let mut tables = mixture.gate.iter().chain([&mixture.up, &mixture.down]);
+        let wide = all / experts >= WIDE && tables.all(|table| tokens(table, true) == tokens(&mixture.up, true));
+        let tokens = tokens(&mixture.up, wide);
+        let (count, table) = (all / tokens + experts, 8 * all);
+        let activations = (table + TILE * count).next_multiple_of(256);
+        Tiles { wide, tokens, count, places: 4 * all, table, activations }
     }
-    let mut launch = device.launch(&plan.kernel);
-    for table in [Some(first), second] {
-        launch = match table {
-            Some((table, out)) => {
-                let launch = launch.bytes(&table.addresses, 0, table.addresses.len());
-                launch.floats_mut(out, used * rows)
+}
+
+impl Pairs<'_> {
+    /// `out = x * w^T` for each pair with its expert's weight, of one table or of two of the same kind. `own`: each has a row of `x` to
+    /// itself, where its row of `out` is.
+    fn multiply(
+        &mut self,
+        picks: &Buffer,
+        x: &Buffer,
+        own: bool,
+        products: &mut [(&Table, &mut Buffer)],
+    ) -> Result<()> {
+        let Pairs { device, n, used, tiles, workspace } = self;
+        let (device, n, used, all) = (*device, *n, *used, *n * *used);
+        let Some(&mut (&Table { format, rows, cols, .. }, _)) = products.first_mut() else { return Ok(()) };
+        let Some(tiles) = tiles else {
+            let plan = Plan::few(kernel(format), format, cols, 1);
+            let n = if own { all } else { n };
+            let activations = Activations { x, n, cols, order: None };
+            activations.prepare(device, plan.form, format, workspace, 0)?;
+            let mut launch = device.launch(&plan.kernel);
+            for i in 0..2 {
+                launch = match products.get_mut(i) {
+                    Some((table, out)) => {
+                        launch.bytes(&table.addresses, 0, table.addresses.len()).floats_mut(out, all * rows)
+                    }
+                    None => launch.none().none(),
+                };
             }
-            None => launch.none().none(),
+            let launch = activations.give(launch.floats(picks, all), plan.form, workspace, 0);
+            let launch = launch.int(rows).int(cols).int(usize::from(own));
+            return plan.run(device, launch, products.len() * rows.div_ceil(plan.tile.0), used, all / used);
         };
+        let plan = Plan::many(format, tiles.wide);
+        let order = (!own).then_some(Order { at: ORDER, used });
+        let activations = Activations { x, n: all, cols, order };
+        activations.prepare(device, plan.form, format, workspace, tiles.activations)?;
+        let parts = products.iter_mut().map(|(table, out)| Part { weight: &table.addresses, bias: None, out, rows });
+        let mut parts: Vec<_> = parts.collect();
+        let launch = give_parts(device.launch(&plan.kernel), &mut parts, all);
+        let launch = activations.give(launch, plan.form, workspace, tiles.activations).int(cols).int(all);
+        let launch = launch.bytes(workspace, tiles.table, TILE * tiles.count);
+        plan.run(device, launch, parts.len() * rows.div_ceil(plan.tile.0), tiles.count, 1)
     }
-    let launch = plan.activations.give_few(launch.floats(picks, used), x, len);
-    let launch = launch.int(rows).int(cols).int(usize::from(own));
-    plan.run(device, launch, tables * rows.div_ceil(plan.tile.0), used)
 }

@@ -10,6 +10,7 @@
 //! has a kernel for the pair (`matvec1_Q4_K_Q6_K`).
 
 use super::Cuda;
+use super::activations::{Activations, Form, room};
 use super::device::Device;
 use super::launch::Launch;
 use super::memory::{Buffer, Memory, ints_as_bytes};
@@ -28,28 +29,7 @@ const STAGE: usize = 64;
 const STAGES: usize = 3;
 
 /// Tokens from which on the wide tiles pay: below, most of one would be empty.
-const WIDE: usize = 33;
-
-/// How activations are prepared.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Activations {
-    /// As they are.
-    Floats,
-    /// 8 bits, with a scale for 32: beside the buffer.
-    Codes,
-    /// 16-bit floats in rows of whole 16 bytes, then a power of two for each token.
-    Rounded,
-}
-
-impl Activations {
-    /// Adds the first `len` floats to a launch of a kernel of matvec.cuh: codes and scales, then floats, of which it takes what it is for.
-    pub fn give_few<'a>(self, launch: Launch<'a>, x: &Buffer, len: usize) -> Launch<'a> {
-        match self {
-            Activations::Codes => x.codes().give(launch, len, x.len()).none(),
-            _ => launch.none().none().floats(x, len),
-        }
-    }
-}
+pub(super) const WIDE: usize = 33;
 
 /// Threads of a block.
 #[derive(Clone, Copy)]
@@ -80,7 +60,7 @@ impl Threads {
 /// One kernel's work on a weight: what it is called, and its grid.
 pub(super) struct Plan {
     pub kernel: String,
-    pub activations: Activations,
+    pub form: Form,
     /// Rows and tokens of a block.
     pub tile: (usize, usize),
     threads: Threads,
@@ -97,7 +77,7 @@ impl Plan {
         let steps = if quantized { cols / GROUP } else { cols * format.block_bytes / 16 };
         Plan {
             kernel,
-            activations: if quantized { Activations::Codes } else { Activations::Floats },
+            form: if quantized { Form::Codes } else { Form::Floats },
             tile: if n == 1 { (4, 1) } else { (2, 8) }, // as ROWS_OF there
             threads: Threads::Sharing(steps),
             shared: 0,
@@ -105,35 +85,40 @@ impl Plan {
         }
     }
 
-    fn of(device: &Device, w: &Weight, n: usize) -> Result<Self> {
-        let name = w.format.name;
-        let quantized = w.format.is_quantized();
-        // F32 has no such kernel, and BF16 none on Turing.
-        let no_tensor_cores = !device.has(&format!("matmul16_{name}"))?;
-        if n <= 8 || no_tensor_cores {
-            let most = if n == 1 { 1 } else { 8 };
-            return Ok(Plan::few(format!("matvec{most}_{name}"), w.format, w.cols, n));
-        }
-        let wide = n >= WIDE;
+    /// Whether a format has the kernels of matmul.cu or matmul_floats.cu: F32 has not, and BF16 not on Turing.
+    pub fn has_many(device: &Device, format: &BlockFormat) -> Result<bool> {
+        device.has(&format!("matmul16_{}", format.name))
+    }
+
+    /// With these kernels, many tokens at a time or few.
+    pub fn many(format: &BlockFormat, wide: bool) -> Self {
+        let quantized = format.is_quantized();
         let tile = match (wide, quantized) {
             (false, _) => (64, 16),
             (true, true) => (128, 64),
             (true, false) => (128, 128),
         };
-        Ok(Plan {
-            kernel: format!("matmul{}_{name}", tile.1),
-            activations: if quantized { Activations::Codes } else { Activations::Rounded },
+        Plan {
+            kernel: format!("matmul{}_{}", tile.1, format.name),
+            form: if quantized { Form::Codes } else { Form::Rounded },
             tile,
             threads: Threads::Fixed(if wide && quantized { 256 } else { 128 }),
             shared: if quantized { 0 } else { STAGES * (tile.0 + tile.1) * STAGE },
             tokens_first: true,
-        })
+        }
     }
 
-    /// `blocks` along the rows, for `n` tokens.
-    pub fn run(&self, device: &Device, launch: Launch<'_>, blocks: usize, n: usize) -> Result<()> {
-        let tokens = n.div_ceil(self.tile.1);
-        let grid = if self.tokens_first { (tokens, blocks, 1) } else { (blocks, tokens, 1) };
+    fn of(device: &Device, w: &Weight, n: usize) -> Result<Self> {
+        if n <= 8 || !Self::has_many(device, w.format)? {
+            let most = if n == 1 { 1 } else { 8 };
+            return Ok(Plan::few(format!("matvec{most}_{}", w.format.name), w.format, w.cols, n));
+        }
+        Ok(Plan::many(w.format, n >= WIDE))
+    }
+
+    /// `blocks` along the rows, for so many tiles of tokens. `each`: all of it as many times, for tokens of their own.
+    pub fn run(&self, device: &Device, launch: Launch<'_>, blocks: usize, tiles: usize, each: usize) -> Result<()> {
+        let grid = if self.tokens_first { (tiles, blocks, each) } else { (blocks, tiles, each) };
         launch.run(grid, (self.threads.of(device, blocks), 1, 1), self.shared)
     }
 }
@@ -164,10 +149,10 @@ pub(super) fn matmul(device: &Device, x: &Buffer, n: usize, outs: &mut [Product<
             None => (same.min(PARTS), None),
         };
         let (parts, others) = std::mem::take(&mut rest).split_at_mut(count);
-        let room = if plan.activations == Activations::Rounded { room(n, cols).0 } else { 0 };
-        device.workspace().with(device, room, |workspace| {
-            prepare(device, plan.activations, parts[0].weight.format.name, x, n, cols, workspace)?;
-            launch(device, &plan, parts, second, x, n, cols, workspace)
+        let activations = Activations { x, n, cols, order: None };
+        device.workspace().with(device, room(plan.form, n, cols, false), |workspace| {
+            activations.prepare(device, plan.form, parts[0].weight.format, workspace, 0)?;
+            launch(device, &plan, parts, second, &activations, workspace)
         })?;
         rest = others;
     }
@@ -185,83 +170,54 @@ fn runs(products: &[&mut Product<'_, Cuda>]) -> (usize, usize) {
     (same, same + run(same))
 }
 
-/// Bytes of activations rounded to 16 bits, and where the tokens' powers of two begin.
-fn room(n: usize, cols: usize) -> (usize, usize) {
-    let powers_at = (n * 2 * cols.next_multiple_of(8)).next_multiple_of(256);
-    (powers_at + n * 4, powers_at)
+/// One product of a launch, as in parts.cuh.
+pub(super) struct Part<'a> {
+    /// Packed rows, or with tiles the addresses of each expert's.
+    pub weight: &'a Memory,
+    pub bias: Option<&'a Weight>,
+    pub out: &'a mut Buffer,
+    pub rows: usize,
 }
 
-/// Rounds activations: to 8 bits beside their buffer, unless what made them has done it, or to 16 bits into the workspace.
-fn prepare(
-    device: &Device,
-    form: Activations,
-    format: &str,
-    x: &Buffer,
-    n: usize,
-    cols: usize,
-    workspace: &mut Memory,
-) -> Result<()> {
-    match form {
-        Activations::Floats => Ok(()),
-        Activations::Codes => round_codes(device, x, n * cols),
-        Activations::Rounded => {
-            let (_, at) = room(n, cols);
-            let launch = device.launch(&format!("round_{format}")).floats(x, n * cols);
-            let launch = launch.bytes_mut(workspace, 0, n * 2 * cols.next_multiple_of(8));
-            launch.bytes_mut(workspace, at, n * 4).int(cols).run((n, 1, 1), (256, 1, 1), 0)
-        }
-    }
-}
-
-/// Rounds the first `len` floats to 8 bits, unless what made them has done it.
-pub(super) fn round_codes(device: &Device, x: &Buffer, len: usize) -> Result<()> {
-    let mut codes = x.codes();
-    if codes.are_fresh(device, len) {
-        return Ok(());
-    }
-    codes.make_room(device, x.len())?;
-    let launch = codes.give(device.launch("quantize").floats(x, len), len, x.len());
-    launch.int(len).run_over(len / 4, 256)?;
-    codes.set_fresh(device, len);
-    Ok(())
-}
-
-/// `second`: the first of the parts that are of a second format, for kernels of two.
-#[allow(clippy::too_many_arguments)] // what a launch consists of
-fn launch(
-    device: &Device,
-    plan: &Plan,
-    parts: &mut [&mut Product<'_, Cuda>],
-    second: Option<usize>,
-    x: &Buffer,
-    n: usize,
-    cols: usize,
-    workspace: &Memory,
-) -> Result<()> {
-    let blocks = parts.iter().map(|p| p.weight.rows.div_ceil(plan.tile.0)).sum();
-    let mut launch = device.launch(&plan.kernel);
+/// Begins a launch of up to three products, with `n` rows of results each.
+pub(super) fn give_parts<'l>(mut launch: Launch<'l>, parts: &mut [Part<'_>], n: usize) -> Launch<'l> {
     for i in 0..PARTS {
         launch = match parts.get_mut(i) {
-            Some(Product { weight: w, bias, out }) => {
-                launch = launch.bytes(&w.memory, 0, w.bytes());
+            Some(Part { weight, bias, out, rows }) => {
+                launch = launch.bytes(weight, 0, weight.len());
                 launch = match bias {
-                    Some(bias) => launch.bytes(&bias.memory, 0, w.rows * 4),
+                    Some(bias) => launch.bytes(&bias.memory, 0, *rows * 4),
                     None => launch.none(),
                 };
-                launch.floats_mut(out, n * w.rows).int(w.rows)
+                launch.floats_mut(out, n * *rows).int(*rows)
             }
             None => launch.none().none().none().int(0),
         };
     }
-    let (_, at) = room(n, cols);
-    let launch = match plan.activations {
-        few @ (Activations::Floats | Activations::Codes) => few.give_few(launch, x, n * cols),
-        Activations::Rounded => {
-            launch.bytes(workspace, 0, n * 2 * cols.next_multiple_of(8)).bytes(workspace, at, n * 4)
-        }
-    };
-    let launch = launch.int(cols).int(n);
-    plan.run(device, second.into_iter().fold(launch, Launch::int), blocks, n)
+    launch
+}
+
+/// `second`: the first of the parts that are of a second format, for kernels of two.
+fn launch(
+    device: &Device,
+    plan: &Plan,
+    products: &mut [&mut Product<'_, Cuda>],
+    second: Option<usize>,
+    activations: &Activations<'_>,
+    workspace: &Memory,
+) -> Result<()> {
+    let blocks = products.iter().map(|p| p.weight.rows.div_ceil(plan.tile.0)).sum();
+    let parts = products.iter_mut().map(|p| {
+        let Product { weight, bias, out } = &mut **p;
+        Part { weight: &weight.memory, bias: *bias, out, rows: weight.rows }
+    });
+    let mut parts: Vec<_> = parts.collect();
+    let &Activations { n, cols, .. } = activations;
+    let launch = give_parts(device.launch(&plan.kernel), &mut parts, n);
+    let launch = activations.give(launch, plan.form, workspace, 0).int(cols).int(n);
+    // Kernels for many tokens may have a table of tiles; all tokens have the same weights here.
+    let launch = if plan.tokens_first { launch.none() } else { launch };
+    plan.run(device, second.into_iter().fold(launch, Launch::int), blocks, n.div_ceil(plan.tile.1), 1)
 }
 
 /// See [`crate::Backend::embed`].

@@ -6,6 +6,7 @@
 //!
 //! Without a GPU the same host code and the same kernels run on a stand-in for the driver: see `kernels/cuda/cpu`.
 
+mod activations;
 mod attention;
 mod bandwidth;
 mod device;
@@ -273,15 +274,20 @@ impl Backend for Cuda {
         Mixture::new(&self.device, mixing, experts)
     }
 
+    fn mixes(&self, mixture: &Mixture, n: usize) -> bool {
+        mixture.mixes(n)
+    }
+
     fn mix(
         &self,
         mixture: &Mixture,
         scores: &Buffer,
         x: &Buffer,
+        n: usize,
         work: MixBuffers<'_, Self>,
         out: &mut Buffer,
     ) -> Result<()> {
-        mixture.run(&self.device, scores, x, work, out)
+        mixture.run(&self.device, scores, x, n, work, out)
     }
 
     fn gate(&self, activation: Activation, gate: &mut Buffer, up: &Buffer, len: usize) -> Result<()> {

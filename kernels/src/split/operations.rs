@@ -285,26 +285,31 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         Ok(place.map(|place| Mixture { place, used: mixing.used, hidden: up.rows, width: up.cols }))
     }
 
+    fn mixes(&self, mixture: &Self::Mixture, n: usize) -> bool {
+        on!(self, mixture.side(), |half| half.backend().mixes(half.mixture(mixture), n))
+    }
+
     fn mix(
         &self,
         mixture: &Self::Mixture,
         scores: &Self::Buffer,
         x: &Self::Buffer,
+        n: usize,
         work: MixBuffers<'_, Self>,
         out: &mut Self::Buffer,
     ) -> Result<()> {
         let &Mixture { used, hidden, width, .. } = mixture;
         on!(self, mixture.side(), |half| {
-            // As far as they were written: a token's.
-            let (scores, x) = (half.floats(scores, 0)?, half.floats(x, 0)?);
+            // Scores as far as they were written: by the router, on the same side.
+            let (scores, x) = (half.floats(scores, 0)?, half.floats(x, n * width)?);
             let work = MixBuffers {
-                picks: half.write(work.picks, 2 * used),
-                gate: half.write(work.gate, used * hidden),
-                up: half.write(work.up, used * hidden),
-                each: half.write(work.each, used * width),
+                picks: half.write(work.picks, n * 2 * used),
+                gate: half.write(work.gate, n * used * hidden),
+                up: half.write(work.up, n * used * hidden),
+                each: half.write(work.each, n * used * width),
             };
-            let out = half.write(out, width);
-            half.run(|b| b.mix(half.mixture(mixture), &scores, &x, work, out))
+            let out = half.write(out, n * width);
+            half.run(|b| b.mix(half.mixture(mixture), &scores, &x, n, work, out))
         })
     }
 

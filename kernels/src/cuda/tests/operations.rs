@@ -26,6 +26,16 @@ macro_rules! both {
 }
 
 #[test]
+fn more_rows_than_a_grid_has_blocks_are_refused() {
+    let Some(cuda) = cuda() else { return };
+    let (x, rows) = (filled(&cuda, &[1.0], 0), vec![0; cuda.most_rows(1) + 1]);
+    let said = cuda.gather(&x, &rows, 1, &mut filled(&cuda, &vec![0.0; rows.len()], 0)).unwrap_err().to_string();
+    assert!(said.contains("launching gather: CUDA_ERROR_INVALID_VALUE"), "{said}");
+    // Sizes are ints.
+    assert_eq!(cuda.most_rows(1 << 20), 2047);
+}
+
+#[test]
 fn norms() {
     let mut random = Random::new(1);
     for (rows, cols) in [(1, 1), (3, 37), (2, 256), (5, 1000)] {
