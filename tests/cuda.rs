@@ -173,6 +173,11 @@ fn a_model_that_is_split_gives_the_same_text() {
             assert!(told.contains(&format!("the first {} layers, embeddings and output", 5 - n)), "{told}");
         }
     }
+    // A prompt's time is that of both sides: the card, which has not computed when the processor has asked for it, is waited for.
+    let (told, _) = run(&["--backend", "cuda", "--gpu-layers", "4"], PLENTY).unwrap();
+    let number = |key: &str| field(&told, key).as_f64().unwrap();
+    let prompt = number("prompt_tokens") / number("prompt_tokens_per_second");
+    assert!(prompt > number("time_to_first_token_seconds") / 4.0, "{told}");
     // What does not fit as a whole says how much of it would, and then it does.
     let out = qconv(&[&args[..], &["--backend", "cuda"]].concat(), &[("QCONV_STAND_IN_MEMORY", "900000")]).unwrap();
     let told = String::from_utf8_lossy(&out.stderr);
