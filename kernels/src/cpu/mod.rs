@@ -4,6 +4,7 @@
 //! and with the instruction set that it finds ([`Options::isa`]). Results do not depend on the number of threads: every
 //! output element is summed by one thread in a fixed order.
 
+mod ahead;
 mod attention;
 mod bandwidth;
 mod cache;

@@ -1,15 +1,10 @@
 //! Few tokens: dot products of rows as they are read.
 
 use super::{FEW, Part};
+use crate::cpu::ahead::Ahead;
 use crate::cpu::simd::{Op, Simd};
 use crate::cpu::{Cpu, shares};
 use std::marker::PhantomData;
-
-/// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
-const AHEAD: usize = 6144;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, parts: &[Part<'_>]) {
     let shares = shares::cut(parts.iter().map(|p| (p.rows, p.row_bytes())), cpu.pool.at_work(), 1);
@@ -140,7 +135,7 @@ unsafe fn dots<S: Simd, F: Stored, const T: usize, const R: usize>(
     x: &[f32],
     cols: usize,
 ) -> [[f32; T]; R] {
-    let (w, x) = (weights.as_ptr(), x.as_ptr());
+    let (w, x, ahead) = (weights.as_ptr(), x.as_ptr(), Ahead::here());
     let mut sums = [[s.zero(); T]; R];
     let mut k = 0;
     // SAFETY: below `cols` in every row.
@@ -152,7 +147,7 @@ unsafe fn dots<S: Simd, F: Stored, const T: usize, const R: usize>(
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let at = w.add((r * cols + k) * F::BYTES);
-                s.prefetch(at.wrapping_add(AHEAD));
+                ahead.ask(at.wrapping_add(ahead.by), S::LANES * F::BYTES);
                 let a = F::load(s, at);
                 for (sum, v) in sums.iter_mut().zip(vectors) {
                     *sum = s.fma(a, v, *sum);
@@ -180,15 +175,13 @@ unsafe fn dots<S: Simd, F: Stored, const T: usize, const R: usize>(
 #[inline(always)]
 unsafe fn dot<S: Simd, F: Stored>(s: S, weights: &[u8], x: &[f32], cols: usize) -> f32 {
     const SUMS: usize = 8;
-    let (w, x) = (weights.as_ptr(), x.as_ptr());
+    let (w, x, ahead) = (weights.as_ptr(), x.as_ptr(), Ahead::here());
     let mut sums = [s.zero(); SUMS];
     let mut k = 0;
     // SAFETY: below `cols` everywhere; prefetching is possible anywhere.
     unsafe {
         while k + SUMS * S::LANES <= cols {
-            for ahead in (0..SUMS * S::LANES * F::BYTES).step_by(LINE) {
-                s.prefetch(w.wrapping_add(k * F::BYTES + AHEAD + ahead));
-            }
+            ahead.ask(w.wrapping_add(k * F::BYTES + ahead.by), SUMS * S::LANES * F::BYTES);
             for (u, sum) in sums.iter_mut().enumerate() {
                 let at = k + u * S::LANES;
                 *sum = s.fma(F::load(s, w.add(at * F::BYTES)), s.load(x.add(at)), *sum);

@@ -134,9 +134,4 @@ impl<const VNNI: bool> Simd for Pairs<VNNI> {
             }
         }
     }
-
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        now!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()))
-    }
 }

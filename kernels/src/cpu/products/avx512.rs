@@ -126,9 +126,4 @@ impl<const VBMI: bool> Simd for Wide<VBMI> {
             }
         }
     }
-
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        now!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()))
-    }
 }

@@ -5,7 +5,7 @@
 //!   ([`Order`]) become floats in one instruction, and lanes are summed only where a row ends;
 //! - the loop over whole units calls nothing and copies nothing. (With the incomplete unit inside of it, sums went to the
 //!   stack and back in every step, because a copy might have been made: half the speed);
-//! - one row after the other: memory is read in one stream, and asked for [`AHEAD`] bytes before.
+//! - one row after the other: memory is read in one stream, and asked for some way [`Ahead`]: the processor itself looks ahead only within a page of 4 KiB.
 //!
 //! Tried on Zen 5 with Q8_0, as shares of what a plain sum reads in the same minute, with one thread from huge pages, one from a
 //! mapped file and two from the file:
@@ -28,13 +28,8 @@ use super::panel::{UNIT, Unit};
 use super::simd::{Kernel, Lines, Simd};
 use super::view::{Kind, Magnitudes, Minus, Pair, View};
 use super::{Codes, Ready, sixteens};
+use crate::cpu::ahead::Ahead;
 use std::marker::PhantomData;
-
-/// Bytes that are asked for in advance: the processor itself looks ahead only within a page of 4 KiB.
-const AHEAD: usize = 6144;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Rows of one weight and the activations that they meet.
 #[derive(Clone, Copy)]
@@ -81,6 +76,8 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
         let x = All { pairs: pairs.as_chunks().0, minus: minus.as_chunks().0, magnitudes: magnitudes.as_chunks().0 };
         let (rows, whole) = (bytes.len() / row_bytes, cols / (2 * UNIT));
         assert!(x.pairs.len() == cols.div_ceil(2 * UNIT), "as many activations as the rows have weights");
+        let ahead = Ahead::here();
+        let by = if R == 1 { ahead.by } else { R * row_bytes };
         for (r, out) in (0..rows).step_by(R).zip(self.2.chunks_exact_mut(R * T)) {
             let mut starts = [0; R];
             for (i, start) in starts.iter_mut().enumerate() {
@@ -93,9 +90,7 @@ impl<F: Codes, const R: usize, const T: usize> Kernel for Rows<'_, F, R, T> {
                 let mut units: [&[u8]; R] = [&[]; R];
                 for (unit, pairs) in units.iter_mut().zip(&mut pairs) {
                     *unit = pairs.next().expect("as many pairs of units as were counted");
-                    for line in (0..2 * F::BYTES).step_by(LINE) {
-                        v.prefetch(unit, line + if R == 1 { AHEAD } else { R * row_bytes });
-                    }
+                    ahead.ask(unit.as_ptr().wrapping_add(by), 2 * F::BYTES);
                 }
                 units_of::<V, F, R, T, 2>(v, &units, x, UNIT / F::GROUP, &mut sums);
             }

@@ -42,8 +42,6 @@ impl Simd for Scalar {
             }
         }
     }
-
-    fn prefetch(self, _: &[u8], _: usize) {}
 }
 
 impl Permutes for Scalar {

@@ -67,9 +67,6 @@ pub(super) trait Simd: ByteLanes + IntegerSums + FloatLanes + Books + Permutes {
 
     /// `to[places[j / 4] + j % 4][16 * half + r] = from[r][j]` for the columns that `to` has, a multiple of four.
     fn transpose(self, from: &[[u32; 16]; 16], to: &mut [[u32; 32]], places: [usize; 4], half: usize);
-
-    /// Asks for the cache line at `bytes[at]`, which need not exist.
-    fn prefetch(self, bytes: &[u8], at: usize);
 }
 
 /// `bytes[at .. at + N]`.
