@@ -248,9 +248,9 @@ pub trait Backend {
         None
     }
 
-    /// Billions of multiply-adds of 8-bit integers per second that the instructions used for them can do at most, measured
+    /// Billions of multiply-adds per second that the instruction which multiplies block-quantized weights with many tokens can do at most, measured
     /// now. `None` where the backend cannot tell.
-    fn integer_peak(&self) -> Option<f64> {
+    fn product_peak(&self) -> Option<f64> {
         None
     }
 

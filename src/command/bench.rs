@@ -28,7 +28,8 @@ of all (--parallel). GB/s counts the bytes of weights that one token needs (the 
 the first share is that of the machine's read bandwidth, measured in the same run. \"Of arithmetic\" is the share of the speed that
 the same products have with weights in the cache: where that speed is below the bandwidth, arithmetic is the bound and not memory,
 and all of it cannot be reached where both are close. For prompts of models with block-quantized layers the share is that
-of the multiply-adds of 8-bit integers that the processor's dot product does when it does nothing else (VNNI with AVX-512).
+of the multiply-adds that the processor's instruction for them does when it does nothing else (VNNI with AVX-512: dot products of 8-bit
+integers; AMX: products of matrices of brain floats).
 
 On a card (--backend cuda) times are those of its own clock, the bandwidth is that of a copy within its memory (bytes read and
 written), and --kernels tells the time of each kernel.")]
@@ -117,7 +118,7 @@ pub struct Record {
     /// The same products with weights in the cache: what arithmetic allows.
     pub cached: Option<Cached>,
     /// Billions of multiply-adds of 8-bit integers per second, measured in this run.
-    pub integer_peak: Option<f64>,
+    pub product_peak: Option<f64>,
     /// Seconds from opening the file to a model that is ready.
     pub load_seconds: f64,
     /// Highest resident memory of the process, in bytes, mapped file pages included.
@@ -150,7 +151,7 @@ pub struct Test {
     pub bandwidth_share: Option<f64>,
     /// Share of [`Cached::rate`] (generation of one sequence only).
     pub arithmetic_share: Option<f64>,
-    /// Share of [`Record::integer_peak`] (prompts of models with block-quantized layers only).
+    /// Share of [`Record::product_peak`] (prompts of models with block-quantized layers only).
     pub peak_share: Option<f64>,
     /// The time of every kernel, longest first (`--kernels`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -196,7 +197,7 @@ impl Run for Bench {
             for r in &records {
                 let bandwidth = r.read_bandwidth.map_or("unknown".into(), |b| format!("{b:.1} GB/s"));
                 let cached = r.cached.as_ref().map_or(String::new(), in_the_cache);
-                let peak = r.integer_peak.map_or(String::new(), |p| format!(", dot products {p:.0} G multiply-adds/s"));
+                let peak = r.product_peak.map_or(String::new(), |p| format!(", products {p:.0} G multiply-adds/s"));
                 ui.note(format!(
                     "{}: loaded in {}, peak memory {}, read bandwidth {bandwidth}{cached}{peak}, {}",
                     r.name,
@@ -318,9 +319,9 @@ impl Task for Measure<'_> {
         let (peak_memory, card) = (engine::memory::peak(), Card::of(backend));
         let read_bandwidth = backend.read_bandwidth();
         // Bounds of the processor; a card's products would have to be waited for.
-        let integer_peak = backend.integer_peak();
-        let cached = if integer_peak.is_some() { engine::cached(backend, &model, loaded.plan())? } else { None };
-        let integer_peak = integer_peak.filter(|_| mostly_quantized(&model));
+        let product_peak = backend.product_peak();
+        let cached = if product_peak.is_some() { engine::cached(backend, &model, loaded.plan())? } else { None };
+        let product_peak = product_peak.filter(|_| mostly_quantized(&model));
         let products = products_per_token(&model, loaded.plan());
         let test = |tests: &Tests, kind: &str, rate: &Rate, bytes: Option<u64>| -> Result<Test> {
             let kernels = if self.bench.kernels { kernels(&loaded, tests)? } else { Vec::new() };
@@ -340,7 +341,7 @@ impl Task for Measure<'_> {
                     .filter(|_| tests.sequences == 1)
                     .zip(cached.as_ref())
                     .map(|(g, c)| g / c.rate),
-                peak_share: integer_peak.filter(|_| bytes.is_none()).map(|p| products * rate.mean() / p / 1e9),
+                peak_share: product_peak.filter(|_| bytes.is_none()).map(|p| products * rate.mean() / p / 1e9),
                 kernels,
             })
         };
@@ -358,7 +359,7 @@ impl Task for Measure<'_> {
             tests: measured.collect::<Result<_>>()?,
             read_bandwidth,
             cached,
-            integer_peak,
+            product_peak,
             load_seconds,
             peak_memory,
             card,

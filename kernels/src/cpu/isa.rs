@@ -1,7 +1,7 @@
 //! Instruction sets, picked at run time.
 //!
-//! A value of a proof type ([`Avx2`], [`AvxVnni`], [`Avx512`], [`Avx512Vbmi`], [`Avx512Bf16`]) can only be made where the CPU has the instructions, so
-//! whoever holds one may use them. `cargo build` with no flags gives the fast binary.
+//! A value of a proof type ([`Avx2`], [`AvxVnni`], [`Avx512`], [`Avx512Vbmi`], [`Avx512Bf16`], [`Amx`]) can only be made where the CPU has the
+//! instructions, so whoever holds one may use them. `cargo build` with no flags gives the fast binary.
 
 use crate::{Error, Result};
 
@@ -19,6 +19,8 @@ pub enum Isa {
     Avx512,
     /// Permutations of bytes (VBMI: Ice Lake, Zen 4 and later) besides: codebooks are looked up with them.
     Avx512Vbmi,
+    /// Products of matrices (AMX with BF16: Sapphire Rapids and later, on Linux) besides: prompts are computed with them.
+    Amx,
 }
 
 impl Isa {
@@ -29,6 +31,7 @@ impl Isa {
         (Isa::AvxVnni, "avxvnni"),
         (Isa::Avx512, "avx512"),
         (Isa::Avx512Vbmi, "avx512vbmi"),
+        (Isa::Amx, "amx"),
     ];
 
     /// The name used in reports and in `QCONV_ISA`.
@@ -49,6 +52,7 @@ impl Isa {
             Isa::AvxVnni => AvxVnni::new().is_some(),
             Isa::Avx512 => Avx512::new().is_some(),
             Isa::Avx512Vbmi => Avx512Vbmi::new().is_some(),
+            Isa::Amx => Amx::new().is_some(),
         }
     }
 
@@ -155,6 +159,51 @@ impl Avx512Bf16 {
             return Some(Avx512Bf16(()));
         }
         None
+    }
+}
+
+/// Proof that this CPU has AMX tiles and their product of brain floats, that the system lets this process use them, and what [`Avx512Vbmi`]
+/// and [`Avx512Bf16`] prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amx(());
+
+impl Amx {
+    /// `None` on CPUs without, and on systems other than Linux.
+    #[inline]
+    pub fn new() -> Option<Amx> {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        {
+            static HERE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+            if *HERE.get_or_init(Amx::ask) {
+                return Some(Amx(()));
+            }
+        }
+        None
+    }
+
+    /// Whether the CPU has the instructions and the system saves their registers: it does only for processes that asked for it, because
+    /// these take 8 KiB of every thread's state. (The standard library does not detect AMX yet.)
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn ask() -> bool {
+        use std::arch::x86_64::{__cpuid_count, _xgetbv};
+        const TILES: u32 = 1 << 24;
+        const BRAIN_FLOATS: u32 = 1 << 22;
+        const CONFIGURATION_AND_DATA: u64 = 3 << 17;
+        const ASK_FOR_STATE: libc::c_long = 0x1023; // ARCH_REQ_XCOMP_PERM
+        const TILE_DATA: libc::c_long = 18;
+        if Avx512Vbmi::new().is_none() || Avx512Bf16::new().is_none() {
+            return false;
+        }
+        let has = __cpuid_count(7, 0).edx;
+        // SAFETY: where there is AVX-512, the system saves registers with XSAVE, and has the instruction readable.
+        let saved = unsafe { _xgetbv(0) };
+        if has & (TILES | BRAIN_FLOATS) != TILES | BRAIN_FLOATS
+            || saved & CONFIGURATION_AND_DATA != CONFIGURATION_AND_DATA
+        {
+            return false;
+        }
+        // SAFETY: allows this process to use more registers, and does nothing else.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0 }
     }
 }
 

@@ -5,6 +5,8 @@
 //! output element is summed by one thread in a fixed order.
 
 mod ahead;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod bandwidth;
 mod cache;
@@ -34,7 +36,7 @@ pub use bandwidth::Bandwidth;
 pub use cache::Cache;
 pub use compiled::{Work, compiled};
 pub use cores::physical_cores;
-pub use isa::{Avx2, Avx512, Avx512Bf16, Avx512Vbmi, AvxVnni, Isa};
+pub use isa::{Amx, Avx2, Avx512, Avx512Bf16, Avx512Vbmi, AvxVnni, Isa};
 pub use weight::Weight;
 
 use crate::{Activation, Attention, Backend, CacheShape, Error, KernelTime, Norm, Product, Result, Rope};
@@ -199,6 +201,28 @@ impl Cpu {
         Ok(copied.expect("the shape and the size are those of the original"))
     }
 
+    /// See [`Backend::matmul`].
+    fn multiply(&self, x: &[f32], n: usize, outs: &mut [Product<'_, Cpu>]) -> Result<()> {
+        let Some(cols) = outs.first().map(|p| p.weight.cols()) else { return Ok(()) };
+        let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let simulated = rounding::round(self.options.activations, x, n, cols, &mut rounded);
+        let x: &[f32] = if simulated { &rounded } else { x };
+        for outs in outs.chunk_by_mut(|a, b| Way::of(self, n, a.weight) == Way::of(self, n, b.weight)) {
+            match Way::of(self, n, outs[0].weight) {
+                #[cfg(target_arch = "x86_64")]
+                Way::Matrices(amx) => amx::matmul(self, amx, x, n, outs)?,
+                Way::Floats => {
+                    let begun = self.profile.begin();
+                    float::matmul(self, x, n, outs)?;
+                    let formats = outs.iter().map(|p| p.weight.tensor().format().name);
+                    self.profile.end(begun, || profile::products(formats));
+                }
+                Way::Packed => matmul::matmul(self, x, n, outs)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Runs `f` over rows of `width` floats of `x`, in parallel where that pays.
     fn rows(&self, x: &mut [f32], rows: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
         let x = Split::new(&mut x[..rows * width]);
@@ -237,6 +261,29 @@ impl Cpu {
     }
 }
 
+/// How products are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    #[cfg(target_arch = "x86_64")]
+    Matrices(Amx),
+    Floats,
+    Packed,
+}
+
+impl Way {
+    /// Of `n` tokens with this weight.
+    fn of(cpu: &Cpu, n: usize, weight: &Weight) -> Way {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(amx) = amx::proof(cpu, n)
+            && amx::takes(weight)
+        {
+            return Way::Matrices(amx);
+        }
+        let _ = (cpu, n);
+        if float::takes(weight) { Way::Floats } else { Way::Packed }
+    }
+}
+
 impl Backend for Cpu {
     type Weight = Weight;
     type Buffer = Buffer;
@@ -262,8 +309,8 @@ impl Backend for Cpu {
         self.bandwidth().ok().map(Bandwidth::best)
     }
 
-    fn integer_peak(&self) -> Option<f64> {
-        Some(Cpu::integer_peak(self))
+    fn product_peak(&self) -> Option<f64> {
+        Some(Cpu::product_peak(self))
     }
 
     fn weight(&self, tensor: QTensor) -> Result<Weight> {
@@ -328,20 +375,7 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self, x: &Buffer, n: usize, outs: &mut [Product<'_, Self>]) -> Result<()> {
-        let Some(cols) = outs.first().map(|p| p.weight.cols()) else { return Ok(()) };
-        let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
-        let simulated = rounding::round(self.options.activations, x, n, cols, &mut rounded);
-        let x: &[f32] = if simulated { &rounded } else { x };
-        for outs in outs.chunk_by_mut(|a, b| float::takes(a.weight) == float::takes(b.weight)) {
-            if float::takes(outs[0].weight) {
-                let begun = self.profile.begin();
-                float::matmul(self, x, n, outs)?;
-                self.profile.end(begun, || profile::products(outs.iter().map(|p| p.weight.tensor().format().name)));
-            } else {
-                matmul::matmul(self, x, n, outs)?;
-            }
-        }
-        Ok(())
+        self.multiply(x, n, outs)
     }
 
     fn rope(&self, rope: &Rope, x: &mut Buffer, n: usize, heads: usize, head_dim: usize, start: usize) -> Result<()> {

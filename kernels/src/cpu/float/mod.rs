@@ -70,6 +70,11 @@ pub(super) fn takes(weight: &Weight) -> bool {
     Float::of(weight).is_some()
 }
 
+/// Whether these are brain floats, which the BF16 dot product takes as they are.
+pub(super) fn is_bf16(weight: &Weight) -> bool {
+    Float::of(weight).is_some_and(|float| float.bf16)
+}
+
 /// One product with its output open to several threads.
 struct Part<'a> {
     float: &'static Float,

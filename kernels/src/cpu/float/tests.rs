@@ -44,13 +44,8 @@ fn nothing_behind_the_last_weight_or_activation_is_read() {
                     let cpu = cpu(isa, 1, Activations::Int8);
                     let weights = cpu.weight(tensor.clone()).unwrap();
                     let mut out = cpu.buffer(n * rows).unwrap();
-                    matmul(
-                        &cpu,
-                        guarded.as_floats(),
-                        n,
-                        &mut [Product { weight: &weights, bias: None, out: &mut out }],
-                    )
-                    .unwrap();
+                    let products = &mut [Product { weight: &weights, bias: None, out: &mut out }];
+                    cpu.multiply(guarded.as_floats(), n, products).unwrap();
                     assert_eq!(out.to_vec(), product(&cpu, &weight, &x, n), "{format:?} {isa} {n}");
                 }
             }

@@ -76,7 +76,7 @@ pub(super) use few::Few;
 pub(super) use floats::dot_floats;
 pub(super) use panel::{Panel, UNIT};
 pub(super) use peak::ROUND;
-pub(super) use tile::{ROWS, Tile, Work};
+pub(super) use tile::{ROWS, Tile, Unpacked, Work};
 pub(super) use view::View;
 
 /// Every format with a fast product.

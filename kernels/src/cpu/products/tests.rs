@@ -8,7 +8,7 @@ use qconv_formats::block::BlockFormat;
 use qconv_formats::{QTensor, Shape, SharedBytes};
 use std::sync::Arc;
 
-fn formats() -> impl Iterator<Item = &'static BlockFormat> {
+pub(in crate::cpu) fn formats() -> impl Iterator<Item = &'static BlockFormat> {
     ALL.iter().map(|fast| BlockFormat::by_name(fast.format).unwrap())
 }
 
@@ -18,7 +18,7 @@ fn backends(threads: usize) -> Vec<Cpu> {
 }
 
 /// Activations of very different sizes, some groups all zero, all equal or huge.
-fn activations(random: &mut Random, n: usize, cols: usize) -> Vec<f32> {
+pub(in crate::cpu) fn activations(random: &mut Random, n: usize, cols: usize) -> Vec<f32> {
     let mut x = random.floats(n * cols);
     for x in x.chunks_mut(cols).flat_map(|row| row.chunks_mut(32)) {
         match random.next() % 8 {
@@ -43,7 +43,7 @@ fn rounded(x: &[f32], cols: usize) -> Vec<f64> {
     out
 }
 
-fn product(cpu: &Cpu, weight: &QTensor, x: &[f32], n: usize) -> Vec<f32> {
+pub(in crate::cpu) fn product(cpu: &Cpu, weight: &QTensor, x: &[f32], n: usize) -> Vec<f32> {
     let rows = weight.shape().rows();
     let weight = cpu.weight(weight.clone()).unwrap();
     let mut out = cpu.buffer(n * rows + 3).unwrap();
@@ -54,7 +54,12 @@ fn product(cpu: &Cpu, weight: &QTensor, x: &[f32], n: usize) -> Vec<f32> {
 }
 
 /// Any bytes at all, as long as they stand for finite weights.
-fn any_weight(random: &mut Random, format: &'static BlockFormat, rows: usize, cols: usize) -> (QTensor, Vec<f32>) {
+pub(in crate::cpu) fn any_weight(
+    random: &mut Random,
+    format: &'static BlockFormat,
+    rows: usize,
+    cols: usize,
+) -> (QTensor, Vec<f32>) {
     let mut bytes = Vec::new();
     for _ in 0..rows * cols / format.block_weights {
         let mut block = vec![0xff; format.block_bytes];
@@ -103,7 +108,8 @@ fn products_agree_with_sums_over_rounded_activations() {
                     }
                 }
                 let mut vectors: Option<Vec<f32>> = None;
-                for cpu in &all {
+                // AMX rounds many tokens otherwise: see its own tests.
+                for cpu in all.iter().filter(|cpu| n <= MOST_FEW || cpu.isa() < Isa::Amx) {
                     let got = product(cpu, &weight, &x, n);
                     for (i, (got, (want, size))) in got.iter().zip(&want).enumerate() {
                         let (token, row) = (i / rows, i % rows);
@@ -310,7 +316,7 @@ fn nothing_behind_the_last_weight_or_activation_is_read() {
                     let weights = cpu.weight(tensor.clone()).unwrap();
                     let mut out = cpu.buffer(n * rows).unwrap();
                     let products = &mut [Product { weight: &weights, bias: None, out: &mut out }];
-                    crate::cpu::matmul::matmul(cpu, guarded.as_floats(), n, products).unwrap();
+                    cpu.multiply(guarded.as_floats(), n, products).unwrap();
                     assert_eq!(out.to_vec(), product(cpu, &weight, &x, n), "{format:?} {}", cpu.name());
                 }
             }

@@ -24,6 +24,10 @@ pub(in crate::cpu) struct Tile {
     /// `(group, row)`, the bits of floats.
     plus: [[u32; ROWS]; 16],
     offset_log2: u32,
+    /// Weights that share a scale.
+    group: usize,
+    /// Whether there is a `plus`.
+    adds: bool,
     /// Sixteen rows before they are interleaved.
     rows: Plain,
 }
@@ -40,8 +44,26 @@ impl Tile {
     pub(in crate::cpu) fn new() -> Box<Self> {
         let rows = Plain { codes: [[[0; 16]; 16]; 4], scales: [[0; 16]; 16], plus: [[0; 16]; 16] };
         let [scales, plus] = [[[0; ROWS]; 16]; 2];
-        Box::new(Tile { codes: [[0; ROWS]; UNIT / 4], scales, plus, offset_log2: 0, rows })
+        Box::new(Tile { codes: [[0; ROWS]; UNIT / 4], scales, plus, offset_log2: 0, group: 32, adds: false, rows })
     }
+
+    /// What the codes mean.
+    pub(in crate::cpu) fn unpacked(&self) -> Unpacked<'_> {
+        let Tile { codes, scales, plus, offset_log2, group, adds, .. } = self;
+        let offset = if *offset_log2 == 32 { 0.0 } else { (1u32 << offset_log2) as f32 };
+        Unpacked { codes, offset, scales: &scales[..UNIT / group], plus: &plus[..if *adds { UNIT / group } else { 0 }] }
+    }
+}
+
+/// A tile's weights: `scale * (code - offset) + plus`. (For instruction sets that take whole bytes as codes.)
+pub(in crate::cpu) struct Unpacked<'a> {
+    /// `(column / 4, row)`, four codes each.
+    pub(in crate::cpu) codes: &'a [[u32; ROWS]; UNIT / 4],
+    pub(in crate::cpu) offset: f32,
+    /// `(group, row)`, the bits of floats.
+    pub(in crate::cpu) scales: &'a [[u32; ROWS]],
+    /// The same, or none.
+    pub(in crate::cpu) plus: &'a [[u32; ROWS]],
 }
 
 /// Unpacks one unit of some rows.
@@ -62,6 +84,7 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
         let Unpack { bytes, row_bytes, cols, unit, tile, .. } = self;
         let rows = bytes.len() / row_bytes;
         tile.offset_log2 = if F::OFFSET == 0 { 32 } else { F::OFFSET.ilog2() };
+        (tile.group, tile.adds) = (F::GROUP, F::PLUS);
         for half in 0..ROWS / 16 {
             if 16 * half >= rows {
                 break; // what is left there from before is computed with and not used
@@ -69,10 +92,11 @@ impl<F: Codes> Kernel for Unpack<'_, F> {
             let Plain { codes, scales, plus } = &mut tile.rows;
             for r in 0..16.min(rows - 16 * half) {
                 let row = &bytes[(16 * half + r) * row_bytes..][..row_bytes];
-                let mut last = [0; MOST_BYTES];
+                let mut last;
                 let bytes = if (unit + 1) * UNIT <= cols {
                     &row[unit * F::BYTES..][..F::BYTES]
                 } else {
+                    last = [0; MOST_BYTES];
                     last_unit::<F>(row, unit, &mut last);
                     &last[..F::BYTES]
                 };

@@ -1,0 +1,130 @@
+//! Activations and weights as brain floats, in the order in which registers take them; see [`super::tiles`].
+
+use super::super::products::{ROWS, UNIT, Unpacked};
+use super::super::simd::Simd;
+use super::tiles::{BLOCK, PANEL, STEP, TOKENS};
+use crate::cpu::{Amx, Avx512};
+use std::arch::x86_64::*;
+
+/// A block: columns `start ..` of tokens `first ..` of `x`, `(tokens, cols)`; zeros where there are none.
+pub(super) fn round(_: Amx, x: &[f32], cols: usize, first: usize, start: usize, to: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn compiled(x: &[f32], cols: usize, first: usize, start: usize, to: &mut [[[f32; 16]; TOKENS]]) {
+        for token in 0..TOKENS {
+            let row = x.get((first + token) * cols..(first + token + 1) * cols).unwrap_or_default();
+            for (step, to) in to.iter_mut().enumerate() {
+                let at = start + STEP * step;
+                let both = _mm512_cvtne2ps_pbh(sixteen(row, at + 16), sixteen(row, at));
+                // SAFETY: both are 64 bytes.
+                unsafe { _mm512_storeu_ps(to[token].as_mut_ptr(), std::mem::transmute::<__m512bh, __m512>(both)) };
+            }
+        }
+    }
+    assert!(to.len() == BLOCK, "a block is whole");
+    // SAFETY: there is a proof.
+    unsafe { compiled(x, cols, first, start, to.as_chunks_mut().0.as_chunks_mut().0) }
+}
+
+/// `x[at .. at + 16]`, zeros behind the end.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sixteen(x: &[f32], at: usize) -> __m512 {
+    let rest = &x[at.min(x.len())..];
+    let there = if rest.len() < 16 { (1 << rest.len()) - 1 } else { 0xffff };
+    // SAFETY: what is not there is not read.
+    unsafe { _mm512_maskz_loadu_ps(there, rest.as_ptr()) }
+}
+
+/// A unit of packed weights.
+pub(super) fn of_tile(_: Amx, tile: &Unpacked<'_>, panel: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[allow(clippy::needless_range_loop)] // an index of an inner array
+    fn compiled(tile: &Unpacked<'_>, panel: &mut [[[[f32; 16]; 16]; 2]]) {
+        let group = UNIT / tile.scales.len();
+        let in_pairs: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
+        // SAFETY: 64 bytes.
+        let in_pairs = unsafe { _mm512_loadu_si512(in_pairs.as_ptr().cast()) };
+        for half in 0..2 {
+            for (g, scales) in tile.scales.iter().enumerate() {
+                let scale = sixteen_of(scales, half);
+                let plus = tile.plus.get(g).map_or(_mm512_setzero_ps(), |plus| sixteen_of(plus, half));
+                let plus = _mm512_fnmadd_ps(scale, _mm512_set1_ps(tile.offset), plus);
+                for four in g * group / 4..(g + 1) * group / 4 {
+                    let codes = _mm512_castps_si512(sixteen_of(&tile.codes[four], half));
+                    let to = &mut panel[four / 8][half];
+                    let byte = _mm512_set1_epi32(0xff);
+                    let a = _mm512_and_si512(codes, byte);
+                    let b = _mm512_and_si512(_mm512_srli_epi32::<8>(codes), byte);
+                    let c = _mm512_and_si512(_mm512_srli_epi32::<16>(codes), byte);
+                    let d = _mm512_srli_epi32::<24>(codes);
+                    store(&mut to[2 * four % 16], pairs(weights(a, scale, plus), weights(b, scale, plus), in_pairs));
+                    store(
+                        &mut to[2 * four % 16 + 1],
+                        pairs(weights(c, scale, plus), weights(d, scale, plus), in_pairs),
+                    );
+                }
+            }
+        }
+    }
+    assert!(panel.len() == PANEL, "a panel is whole");
+    // SAFETY: there is a proof.
+    unsafe { compiled(tile, panel.as_chunks_mut().0.as_chunks_mut().0.as_chunks_mut().0) }
+}
+
+/// Those of rows `16 * half ..`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sixteen_of(of_all: &[u32; ROWS], half: usize) -> __m512 {
+    // SAFETY: an array of as many bytes.
+    unsafe { _mm512_castsi512_ps(_mm512_loadu_si512(of_all.as_chunks::<16>().0[half].as_ptr().cast())) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn weights(codes: __m512i, scale: __m512, plus: __m512) -> __m512 {
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, plus)
+}
+
+/// Brain floats of both, side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pairs(first: __m512, second: __m512, in_pairs: __m512i) -> __m512i {
+    // SAFETY: both are 64 bytes.
+    let one_after_the_other = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) };
+    _mm512_permutexvar_epi16(in_pairs, one_after_the_other)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(to: &mut [f32; 16], pairs: __m512i) {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
+}
+
+/// A unit of rows of brain floats, `bytes` being at most [`ROWS`] whole ones.
+pub(super) fn of_rows(_: Amx, bytes: &[u8], row_bytes: usize, unit: usize, panel: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn compiled(s: Avx512, bytes: &[u8], row_bytes: usize, unit: usize, panel: &mut [f32]) {
+        const PAIRS: usize = UNIT / 2;
+        let mut rows = [[0f32; PAIRS]; 16];
+        for half in 0..2 {
+            for (r, to) in rows.iter_mut().enumerate() {
+                let row = bytes.get((16 * half + r) * row_bytes..(16 * half + r + 1) * row_bytes).unwrap_or_default();
+                let from = &row[(2 * UNIT * unit).min(row.len())..row.len().min(2 * UNIT * (unit + 1))];
+                if from.len() < 2 * UNIT {
+                    *to = [0.0; PAIRS];
+                }
+                // SAFETY: a row has room for as many brain floats as a unit has.
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
+            }
+            for (step, to) in panel.as_chunks_mut::<256>().0.chunks_exact_mut(2).enumerate() {
+                // SAFETY: sixteen of the pairs of each row, and a register's numbers.
+                unsafe { s.transpose(rows.as_ptr().cast::<f32>().add(16 * step), PAIRS, to[half].as_mut_ptr(), 16) };
+            }
+        }
+    }
+    assert!(panel.len() == PANEL, "a panel is whole");
+    let Some(s) = Avx512::new() else { unreachable!("the proof of AMX proves this") };
+    // SAFETY: there is a proof.
+    unsafe { compiled(s, bytes, row_bytes, unit, panel) }
+}

@@ -1,0 +1,201 @@
+//! Products of many tokens with AMX: registers that hold matrices, and an instruction that multiplies two of them.
+//!
+//! Weights and activations are rounded to brain floats (8 bits of precision), sums are f32. That is more exact than activations of 8-bit
+//! integers with a scale for 32, and faster: integer products would have to become floats for every group of weights that has a scale of its
+//! own, which takes longer than to multiply them (16 x 16 sums of 32 products: 16 cycles to multiply, 24 to scale).
+//!
+//! - activations become [`Block`]s, once for all rows of weights;
+//! - an item of the parallel loop takes some times [`ROWS`] rows, and unit after unit (256 columns): weights are unpacked as for other
+//!   instruction sets, become a [`Panel`], and meet all tokens;
+//! - four registers hold sums of 32 tokens and 32 rows; see [`tiles`].
+//!
+//! An element's sum runs over the columns in their order, whatever the number of tokens, rows or threads.
+
+mod brain;
+#[cfg(test)]
+mod tests;
+mod tiles;
+
+use super::float;
+use super::memory::{Scratch, Split};
+use super::products::{Fast, ROWS, Rest, Tile, UNIT};
+use super::{Activations, Amx, Cpu, Isa, Weight, profile};
+use crate::{Product, Result};
+use std::cell::RefCell;
+use std::ops::Range;
+use tiles::{BLOCK, PANEL, TOKENS, Tiles};
+
+pub(super) use tiles::ROUND;
+
+/// Tokens up to which weights are read as other instruction sets read them: memory is the bound there.
+pub(super) const FEW: usize = super::products::MOST_FEW;
+
+/// Most panels of [`ROWS`] rows that an item takes: a unit of its activations stays in the second-level cache for all of them. (With two,
+/// activations came from the third-level cache half of the time, and products were half as fast.)
+const MOST_PANELS: usize = 8;
+
+/// Most tokens of an item: their sums stay in the second-level cache.
+const MOST_TOKENS: usize = 512;
+
+/// Items that each thread should find, so that none waits long for the last.
+const ITEMS_PER_THREAD: usize = 4;
+
+thread_local! {
+    /// What a thread unpacks weights into, kept from one product to the next.
+    static TILE: RefCell<Option<Box<Tile>>> = const { RefCell::new(None) };
+}
+
+/// The proof, where products of so many tokens are to be computed here.
+pub(super) fn proof(cpu: &Cpu, n: usize) -> Option<Amx> {
+    (cpu.isa >= Isa::Amx && n > FEW && cpu.options.activations == Activations::Int8).then(Amx::new)?
+}
+
+/// Rounds of products and nothing else; [`ROUND`] multiply-adds each.
+pub(super) fn products(amx: Amx, rounds: usize) {
+    Tiles::new(amx).products(rounds);
+}
+
+/// Whether the products here take the weight.
+pub(super) fn takes(weight: &Weight) -> bool {
+    Source::of(weight).is_some()
+}
+
+/// How weights become a panel.
+#[derive(Clone, Copy)]
+enum Source {
+    Packed(&'static Fast),
+    BrainFloats,
+}
+
+impl Source {
+    fn of(weight: &Weight) -> Option<Self> {
+        let brain_floats = float::is_bf16(weight).then_some(Source::BrainFloats);
+        weight.fast().map(Source::Packed).or(brain_floats)
+    }
+}
+
+/// `out = x * w^T + bias` for several weights that [`takes`] accepts: `x`: `(n, cols)`, each `out`: `(n, rows)`.
+pub(super) fn matmul(cpu: &Cpu, amx: Amx, x: &[f32], n: usize, products: &mut [Product<'_, Cpu>]) -> Result<()> {
+    let Some(cols) = products.first().map(|p| p.weight.cols()) else { return Ok(()) };
+    let (blocks, units) = (n.div_ceil(TOKENS), cols.div_ceil(UNIT));
+    let parts: Vec<Part<'_>> = products.iter_mut().map(|p| Part::new(cpu, p, n)).collect();
+    for part in &parts {
+        assert_eq!(part.weight.cols(), cols, "weights that share activations have as many columns");
+    }
+    assert!(n * cols <= x.len(), "activations are shorter than n rows of the weights' columns");
+    cpu.workspace.with(units * blocks * BLOCK, |rounded| {
+        let begun = cpu.profile.begin();
+        let to = Split::new(rounded);
+        cpu.pool.run(units * blocks, |i| {
+            // SAFETY: each block belongs to one item.
+            let to = unsafe { to.slice(i * BLOCK, BLOCK) };
+            brain::round(amx, &x[..n * cols], cols, i % blocks * TOKENS, i / blocks * UNIT, to);
+        });
+        cpu.profile.end(begun, || "rounding of activations".into());
+        let x = Blocks { blocks: rounded, count: blocks };
+        let begun = cpu.profile.begin();
+        let items: usize = parts.iter().map(|p| p.items).sum();
+        cpu.pool.run(items, |mut item| {
+            for part in &parts {
+                if item < part.items {
+                    return TILE.with_borrow_mut(|tile| {
+                        part.compute(amx, cpu.isa, x, item, tile.get_or_insert_with(Tile::new))
+                    });
+                }
+                item -= part.items;
+            }
+        });
+        cpu.profile.end(begun, || profile::products(parts.iter().map(|p| p.weight.tensor().format().name)));
+    })
+}
+
+/// Rounded activations, `(units, blocks of tokens)`.
+#[derive(Clone, Copy)]
+struct Blocks<'a> {
+    blocks: &'a [f32],
+    count: usize,
+}
+
+/// One product with its output open to several threads.
+struct Part<'a> {
+    weight: &'a Weight,
+    source: Source,
+    bias: Option<&'a [f32]>,
+    out: Split<'a, f32>,
+    n: usize,
+    /// Rows of an item, whole panels.
+    rows: usize,
+    /// Tokens of an item, whole blocks.
+    tokens: usize,
+    items: usize,
+}
+
+impl<'a> Part<'a> {
+    fn new(cpu: &Cpu, p: &'a mut Product<'_, Cpu>, n: usize) -> Self {
+        let rows = p.weight.rows();
+        let bias = p.bias.map(Weight::vector);
+        assert!(bias.is_none_or(|b| b.len() == rows), "a bias has one float per row");
+        assert!(p.out.len() >= n * rows, "the output is shorter than n rows");
+        let source = Source::of(p.weight).expect("callers asked whether the weight is taken");
+        let wanted = cpu.pool.at_work() * ITEMS_PER_THREAD;
+        let panels = rows.div_ceil(ROWS).div_ceil(wanted).min(MOST_PANELS);
+        let of_rows = rows.div_ceil(panels * ROWS);
+        let splits = wanted.div_ceil(of_rows).max(n.div_ceil(MOST_TOKENS));
+        let tokens = n.div_ceil(splits).next_multiple_of(2 * TOKENS).max(4 * TOKENS);
+        let items = of_rows * n.div_ceil(tokens);
+        Part { weight: p.weight, source, bias, out: Split::new(p.out), n, rows: panels * ROWS, tokens, items }
+    }
+
+    fn compute(&self, amx: Amx, isa: Isa, x: Blocks<'_>, item: usize, tile: &mut Tile) {
+        let per_rows = self.n.div_ceil(self.tokens);
+        let first = item / per_rows * self.rows;
+        let rows = first..self.weight.rows().min(first + self.rows);
+        let start = item % per_rows * self.tokens;
+        let tokens = start..self.n.min(start + self.tokens);
+        let blocks = tokens.start / TOKENS..tokens.end.div_ceil(TOKENS);
+        let len = blocks.len() * TOKENS * ROWS;
+        let panels = rows.len().div_ceil(ROWS);
+        // On cache lines, as `tiles` likes them.
+        let mut scratch = Scratch::of(PANEL + panels * len);
+        let (panel, sums) = scratch.floats().split_at_mut(PANEL);
+        sums.fill(0.0);
+        let tiles = Tiles::new(amx);
+        for unit in 0..self.weight.cols().div_ceil(UNIT) {
+            let x = &x.blocks[(unit * x.count + blocks.start) * BLOCK..][..blocks.len() * BLOCK];
+            for (i, sums) in sums.chunks_exact_mut(len).enumerate() {
+                let rows = rows.start + i * ROWS..rows.end.min(rows.start + (i + 1) * ROWS);
+                self.fill(amx, isa, rows, unit, tile, panel);
+                tiles.multiply(x, panel, sums);
+            }
+        }
+        self.put(rows, tokens, sums, len);
+    }
+
+    /// One unit of some rows.
+    fn fill(&self, amx: Amx, isa: Isa, rows: Range<usize>, unit: usize, tile: &mut Tile, panel: &mut [f32]) {
+        let (bytes, cols) = (self.weight.bytes_of(rows.clone()), self.weight.cols());
+        let row_bytes = bytes.len() / rows.len();
+        match self.source {
+            Source::Packed(fast) => {
+                fast.unpack(isa, Rest { bytes, row_bytes, cols, unit, tile });
+                brain::of_tile(amx, &tile.unpacked(), panel);
+            }
+            Source::BrainFloats => brain::of_rows(amx, bytes, row_bytes, unit, panel),
+        }
+    }
+
+    /// Writes results. `sums`: `(panels, tokens, ROWS)`, `len` for each panel, which may be those of more tokens.
+    fn put(&self, rows: Range<usize>, tokens: Range<usize>, sums: &[f32], len: usize) {
+        let width = self.weight.rows();
+        for (i, token) in tokens.enumerate() {
+            // SAFETY: these elements of the output belong to this item alone.
+            let out = unsafe { self.out.slice(token * width + rows.start, rows.len()) };
+            for (out, sums) in out.chunks_mut(ROWS).zip(sums.chunks_exact(len)) {
+                out.copy_from_slice(&sums[i * ROWS..][..out.len()]);
+            }
+            if let Some(bias) = self.bias {
+                out.iter_mut().zip(&bias[rows.clone()]).for_each(|(o, b)| *o += b);
+            }
+        }
+    }
+}
