@@ -59,7 +59,7 @@ impl Cpu {
     /// Returns how many multiply-adds were done.
     fn products_alone(&self, items: usize, rounds: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if let Some(amx) = amx::proof(self, usize::MAX) {
+        if let Some(amx) = amx::proof(self) {
             self.pool.run(items, |_| amx::products(amx, rounds / 16)); // a round takes as long as 16 of the others
             return items * (rounds / 16) * amx::ROUND;
         }

@@ -274,8 +274,8 @@ impl Way {
     /// Of `n` tokens with this weight.
     fn of(cpu: &Cpu, n: usize, weight: &Weight) -> Way {
         #[cfg(target_arch = "x86_64")]
-        if let Some(amx) = amx::proof(cpu, n)
-            && amx::takes(weight)
+        if let Some(amx) = amx::proof(cpu)
+            && amx::takes(weight, n)
         {
             return Way::Matrices(amx);
         }
