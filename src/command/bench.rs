@@ -117,7 +117,7 @@ pub struct Record {
     pub read_bandwidth: Option<f64>,
     /// The same products with weights in the cache: what arithmetic allows.
     pub cached: Option<Cached>,
-    /// Billions of multiply-adds of 8-bit integers per second, measured in this run.
+    /// Billions of multiply-adds per second of the instruction for prompts of quantized weights, measured in this run.
     pub product_peak: Option<f64>,
     /// Seconds from opening the file to a model that is ready.
     pub load_seconds: f64,

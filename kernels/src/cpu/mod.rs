@@ -92,6 +92,8 @@ pub enum Activations {
     ///
     /// For BF16 weights rounded to BF16 (as llama.cpp does) where more than a few tokens are multiplied together and the
     /// CPU has a BF16 dot product; otherwise f32.
+    ///
+    /// With AMX and many tokens both, and the weights, are rounded to BF16.
     #[default]
     Int8,
     /// f32 throughout.
