@@ -37,12 +37,13 @@ fn allowed(format: &block::BlockFormat, n: usize) -> f32 {
     }
 }
 
-/// The CPU backend with activations as the kernels have them: 8 bits for quantized formats.
+/// The CPU backend with activations as the kernels have them: 8 bits for quantized formats, so not with AMX.
 pub(super) fn oracle_for(format: &block::BlockFormat) -> Cpu {
     if !format.is_quantized() {
         return oracle();
     }
-    Cpu::new(cpu::Options { threads: Some(1), ..cpu::Options::default() }).unwrap()
+    let isa = cpu::Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| *isa < cpu::Isa::Amx && isa.is_here()).max();
+    Cpu::new(cpu::Options { threads: Some(1), isa, ..cpu::Options::default() }).unwrap()
 }
 
 #[test]
