@@ -20,7 +20,7 @@ fn open(path: &Path) -> Model {
 
 /// Without AMX, which rounds otherwise from some number of tokens on: what it gives alone differs where that is short.
 fn cpu(activations: Activations, kv: Kv) -> Cpu {
-    let isa = Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| *isa < Isa::Amx && isa.is_here()).max();
+    let isa = Some(Isa::best(Isa::Avx512Vbmi));
     Cpu::new(cpu::Options { threads: Some(2), isa, activations, kv, ..cpu::Options::default() }).unwrap()
 }
 

@@ -14,6 +14,8 @@
 //! | second-level cache, 3 KiB | 10.0 to 10.7, 12.4 to 13.2 | 10.3 to 10.5, 13.6 to 14.0 |
 //! | not at all | 8.1, 8.6 to 9.6 | 8.2, 8.5 to 11.5 |
 //! | a plain sum, 2 KiB, second-level cache | 16.8, 18.6 | |
+//!
+//! Other Intel processors get the same unmeasured, and other vendors' what Zen 5 gets.
 
 use std::sync::LazyLock;
 

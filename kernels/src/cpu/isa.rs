@@ -71,8 +71,12 @@ impl Isa {
                 Error::Unavailable(format!("QCONV_ISA is {name:?}, which is none of {}", known.join(", ")))
             })?,
         };
-        let cap = asked.map_or(cap, |isa| isa.min(cap));
-        Ok(Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| *isa <= cap && isa.is_here()).max().unwrap_or(Isa::Scalar))
+        Ok(Isa::best(asked.map_or(cap, |isa| isa.min(cap))))
+    }
+
+    /// The best instruction set of this CPU up to `cap`.
+    pub fn best(cap: Isa) -> Isa {
+        Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| *isa <= cap && isa.is_here()).max().unwrap_or(Isa::Scalar)
     }
 }
 

@@ -30,6 +30,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod way;
 mod weight;
 
 pub use bandwidth::Bandwidth;
@@ -50,6 +51,7 @@ use simd::dispatch;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
+use way::Way;
 
 /// Elements below which a loop is not worth waking other threads for.
 const SMALL: usize = 16 * 1024;
@@ -260,29 +262,6 @@ impl Cpu {
             dispatch(self.isa, Apply { f, x, y });
         });
         self.profile.end(begun, || "element by element".into());
-    }
-}
-
-/// How products are computed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    #[cfg(target_arch = "x86_64")]
-    Matrices(Amx),
-    Floats,
-    Packed,
-}
-
-impl Way {
-    /// Of `n` tokens with this weight.
-    fn of(cpu: &Cpu, n: usize, weight: &Weight) -> Way {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(amx) = amx::proof(cpu)
-            && amx::takes(weight, n)
-        {
-            return Way::Matrices(amx);
-        }
-        let _ = (cpu, n);
-        if float::takes(weight) { Way::Floats } else { Way::Packed }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::cpu::tests::{Random, filled, random_weight};
-use crate::cpu::{Activations, Cpu, Options, Way};
+use crate::cpu::way::Way;
+use crate::cpu::{Activations, Cpu, Options};
 use crate::{Backend, Product};
 use qconv_formats::block::BlockFormat;
 use qconv_formats::{QTensor, Shape, SharedBytes};

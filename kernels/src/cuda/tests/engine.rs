@@ -42,7 +42,7 @@ pub(super) fn oracle_for(format: &block::BlockFormat) -> Cpu {
     if !format.is_quantized() {
         return oracle();
     }
-    let isa = cpu::Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| *isa < cpu::Isa::Amx && isa.is_here()).max();
+    let isa = Some(cpu::Isa::best(cpu::Isa::Avx512Vbmi));
     Cpu::new(cpu::Options { threads: Some(1), isa, ..cpu::Options::default() }).unwrap()
 }
 
