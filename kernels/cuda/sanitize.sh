@@ -24,4 +24,5 @@ export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export QCONV_CUDA_SANITIZE=$1 QCONV_CUDA_TESTS=stand-in QCONV_CUDA_ORDER=${QCONV_CUDA_ORDER:-1}
-cargo test --quiet -p qconv-kernels --lib "cuda::tests::${2:-}" -- --test-threads=1
+# Without -p: the test programs that `cargo test` has built already, where a package alone would be compiled anew, with its own features.
+cargo test --quiet --lib "cuda::tests::${2:-}" -- --test-threads=1
