@@ -30,6 +30,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod vendor;
 mod way;
 mod weight;
 
