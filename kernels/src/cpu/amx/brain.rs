@@ -6,23 +6,52 @@ use super::tiles::{BLOCK, PANEL, STEP, TOKENS};
 use crate::cpu::{Amx, Avx512};
 use std::arch::x86_64::*;
 
-/// A block: columns `start ..` of tokens `first ..` of `x`, `(tokens, cols)`; zeros where there are none.
-pub(super) fn round(_: Amx, x: &[f32], cols: usize, first: usize, start: usize, to: &mut [f32]) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn compiled(x: &[f32], cols: usize, first: usize, start: usize, to: &mut [[[f32; 16]; TOKENS]]) {
+/// A block: columns `start ..` of tokens `first ..` of `x`, `(tokens, cols)`; zeros where there are none. `rest`: what rounding left, as
+/// brain floats again.
+pub(super) fn round(
+    _: Amx,
+    x: &[f32],
+    cols: usize,
+    first: usize,
+    start: usize,
+    to: &mut [f32],
+    rest: Option<&mut [f32]>,
+) {
+    type Blocks = [[[f32; 16]; TOKENS]];
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    fn compiled(x: &[f32], cols: usize, first: usize, start: usize, to: &mut Blocks, mut rest: Option<&mut Blocks>) {
         for token in 0..TOKENS {
             let row = x.get((first + token) * cols..(first + token + 1) * cols).unwrap_or_default();
             for (step, to) in to.iter_mut().enumerate() {
                 let at = start + STEP * step;
-                let both = _mm512_cvtne2ps_pbh(sixteen(row, at + 16), sixteen(row, at));
-                // SAFETY: both are 64 bytes.
-                unsafe { _mm512_storeu_ps(to[token].as_mut_ptr(), std::mem::transmute::<__m512bh, __m512>(both)) };
+                let (both, left) = split([sixteen(row, at), sixteen(row, at + 16)]);
+                store(&mut to[token], both);
+                if let Some(rest) = &mut rest {
+                    store(&mut rest[step][token], left);
+                }
             }
         }
     }
-    assert!(to.len() == BLOCK, "a block is whole");
+    assert!(to.len() == BLOCK && rest.as_ref().is_none_or(|rest| rest.len() == BLOCK), "a block is whole");
+    let rest = rest.map(|rest| rest.as_chunks_mut().0.as_chunks_mut().0);
     // SAFETY: there is a proof.
-    unsafe { compiled(x, cols, first, start, to.as_chunks_mut().0.as_chunks_mut().0) }
+    unsafe { compiled(x, cols, first, start, to.as_chunks_mut().0.as_chunks_mut().0, rest) }
+}
+
+/// Brain floats of the first, then of the second; and of what rounding left, nothing of what is not finite.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+fn split([a, b]: [__m512; 2]) -> (__m512i, __m512i) {
+    // SAFETY: both are 64 bytes.
+    let of_two = |a, b| unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };
+    let both = of_two(a, b);
+    let left = |x, half| {
+        let rounded = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+        let left = _mm512_sub_ps(x, rounded);
+        _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(left, left), left)
+    };
+    let halves = (_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both));
+    (both, of_two(left(a, halves.0), left(b, halves.1)))
 }
 
 /// `x[at .. at + 16]`, zeros behind the end.
@@ -101,30 +130,75 @@ fn store(to: &mut [f32; 16], pairs: __m512i) {
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
 }
 
+/// Pairs of a unit's columns.
+const PAIRS: usize = UNIT / 2;
+
 /// A unit of rows of brain floats, `bytes` being at most [`ROWS`] whole ones.
 pub(super) fn of_rows(_: Amx, bytes: &[u8], row_bytes: usize, unit: usize, panel: &mut [f32]) {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     fn compiled(s: Avx512, bytes: &[u8], row_bytes: usize, unit: usize, panel: &mut [f32]) {
-        const PAIRS: usize = UNIT / 2;
         let mut rows = [[0f32; PAIRS]; 16];
         for half in 0..2 {
             for (r, to) in rows.iter_mut().enumerate() {
-                let row = bytes.get((16 * half + r) * row_bytes..(16 * half + r + 1) * row_bytes).unwrap_or_default();
-                let from = &row[(2 * UNIT * unit).min(row.len())..row.len().min(2 * UNIT * (unit + 1))];
-                if from.len() < 2 * UNIT {
-                    *to = [0.0; PAIRS];
-                }
-                // SAFETY: a row has room for as many brain floats as a unit has.
-                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
+                copy(bytes, row_bytes, 16 * half + r, unit, to);
             }
-            for (step, to) in panel.as_chunks_mut::<256>().0.chunks_exact_mut(2).enumerate() {
-                // SAFETY: sixteen of the pairs of each row, and a register's numbers.
-                unsafe { s.transpose(rows.as_ptr().cast::<f32>().add(16 * step), PAIRS, to[half].as_mut_ptr(), 16) };
-            }
+            put(s, &rows, half, panel);
         }
     }
     assert!(panel.len() == PANEL, "a panel is whole");
     let Some(s) = Avx512::new() else { unreachable!("the proof of AMX proves this") };
     // SAFETY: there is a proof.
     unsafe { compiled(s, bytes, row_bytes, unit, panel) }
+}
+
+/// A unit of rows of half-precision floats: their brain floats, and those of the rest. Together they are the same numbers, since halves have
+/// 11 bits and two brain floats 16.
+pub(super) fn of_halves(_: Amx, bytes: &[u8], row_bytes: usize, unit: usize, panel: &mut [f32], rest: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,f16c")]
+    fn compiled(s: Avx512, bytes: &[u8], row_bytes: usize, unit: usize, panel: &mut [f32], rest: &mut [f32]) {
+        let (mut rows, mut rests, mut halves) = ([[0f32; PAIRS]; 16], [[0f32; PAIRS]; 16], [0f32; PAIRS]);
+        for half in 0..2 {
+            for (r, (row, rest)) in rows.iter_mut().zip(&mut rests).enumerate() {
+                copy(bytes, row_bytes, 16 * half + r, unit, &mut halves);
+                let to = row.as_chunks_mut().0.iter_mut().zip(rest.as_chunks_mut().0);
+                for (halves, (row, rest)) in halves.as_chunks::<16>().0.iter().zip(to) {
+                    // SAFETY: 64 bytes.
+                    let halves = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
+                    let a = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+                    let b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves));
+                    let (both, left) = split([a, b]);
+                    store(row, both);
+                    store(rest, left);
+                }
+            }
+            put(s, &rows, half, panel);
+            put(s, &rests, half, rest);
+        }
+    }
+    assert!(panel.len() == PANEL && rest.len() == PANEL, "a panel is whole");
+    let Some(s) = Avx512::new() else { unreachable!("the proof of AMX proves this") };
+    // SAFETY: there is a proof.
+    unsafe { compiled(s, bytes, row_bytes, unit, panel, rest) }
+}
+
+/// A unit of row `row`, of numbers of 16 bits; zeros where there are none.
+#[inline]
+fn copy(bytes: &[u8], row_bytes: usize, row: usize, unit: usize, to: &mut [f32; PAIRS]) {
+    let row = bytes.get(row * row_bytes..(row + 1) * row_bytes).unwrap_or_default();
+    let from = &row[(2 * UNIT * unit).min(row.len())..row.len().min(2 * UNIT * (unit + 1))];
+    if from.len() < 2 * UNIT {
+        *to = [0.0; PAIRS];
+    }
+    // SAFETY: there is room for as many numbers of 16 bits as a unit has.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
+}
+
+/// Sixteen rows, the first or the second half of a panel's.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn put(s: Avx512, rows: &[[f32; PAIRS]; 16], half: usize, panel: &mut [f32]) {
+    for (step, to) in panel.as_chunks_mut::<256>().0.chunks_exact_mut(2).enumerate() {
+        // SAFETY: sixteen of the pairs of each row, and a register's numbers.
+        unsafe { s.transpose(rows.as_ptr().cast::<f32>().add(16 * step), PAIRS, to[half].as_mut_ptr(), 16) };
+    }
 }

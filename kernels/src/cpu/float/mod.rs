@@ -70,9 +70,9 @@ pub(super) fn takes(weight: &Weight) -> bool {
     Float::of(weight).is_some()
 }
 
-/// Whether these are brain floats, which the BF16 dot product takes as they are.
-pub(super) fn is_bf16(weight: &Weight) -> bool {
-    Float::of(weight).is_some_and(|float| float.bf16)
+/// The format's name, if the products here take the weight.
+pub(super) fn name(weight: &Weight) -> Option<&'static str> {
+    Float::of(weight).map(|float| float.name)
 }
 
 /// One product with its output open to several threads.

@@ -72,8 +72,10 @@ fn exact_products_are_exact_and_do_not_depend_on_threads_or_other_tokens() {
             for activations in [Activations::Exact, Activations::Int8] {
                 let all = product(&cpu(isa, 1, activations), &weight, &x, n);
                 assert_eq!(all, product(&cpu(isa, 5, activations), &weight, &x, n), "{format:?} {isa}: threads");
-                let few = product(&cpu(isa, 2, activations), &weight, &x, 7);
-                assert_eq!(all[..7 * rows], few, "{format:?} {isa}: other tokens");
+                // As few as are computed in the same way: AMX takes halves from 48 tokens on.
+                let some = if (format.name, isa) == ("F16", "amx") { 50 } else { 7 };
+                let few = product(&cpu(isa, 2, activations), &weight, &x, some);
+                assert_eq!(all[..some * rows], few, "{format:?} {isa}: other tokens");
             }
         }
     }
@@ -83,7 +85,7 @@ fn exact_products_are_exact_and_do_not_depend_on_threads_or_other_tokens() {
 #[test]
 fn what_is_not_finite_stays_so_and_spoils_nothing_else() {
     let mut random = Random::new(23);
-    let (n, rows, cols) = (9, 40, 300);
+    let (n, rows, cols) = (50, 40, 300);
     for format in formats() {
         let (weight, _) = random_weight(&mut random, format, &[rows, cols]);
         for bad in [f32::NAN, f32::INFINITY] {
