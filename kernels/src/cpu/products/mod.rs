@@ -86,7 +86,7 @@ static ALL: &[Fast] = &[
     fast::<legacy::Q4_1>("Q4_1"),
     fast::<legacy::Q5_0>("Q5_0"),
     fast::<legacy::Q5_1>("Q5_1"),
-    fast::<legacy::Q8_0>("Q8_0"),
+    by_vendor::<legacy::Q8_0<true>, legacy::Q8_0<false>>("Q8_0"),
     fast::<k_quants::Two>("Q2_K"),
     fast::<k_quants::Three>("Q3_K"),
     fast::<k_quants::Four>("Q4_K"),
@@ -235,6 +235,19 @@ const fn fast<F: Codes>(format: &'static str) -> Fast {
         four: several::<F, 2, 4>,
         unpack: |isa, rest| run(isa, unpack_of::<F>(rest)),
         multiply: multiply_of::<F>(),
+    }
+}
+
+/// Formats of which Intel's CPUs with AVX-512 read one token's weights in a way of their own.
+const fn by_vendor<I: Codes, F: Codes>(format: &'static str) -> Fast {
+    Fast {
+        one: |isa, few, view, out| {
+            let rows = Rows::<I, 1, 1>(few, view, out, PhantomData);
+            if let Some(Rows(few, view, out, _)) = if intel() { with_avx512(isa, rows) } else { Some(rows) } {
+                run(isa, Rows::<F, 1, 1>(few, view, out, PhantomData));
+            }
+        },
+        ..fast::<F>(format)
     }
 }
 

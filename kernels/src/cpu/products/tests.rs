@@ -174,6 +174,31 @@ fn exact_activations_are_not_rounded() {
     }
 }
 
+/// Whichever suits this machine's CPU is tested with all other formats, the other one only here.
+#[test]
+fn either_way_of_reading_q8_0_gives_the_same() {
+    use crate::cpu::pool::Pool;
+    let mut random = Random::new(18);
+    let format = BlockFormat::by_name("Q8_0").unwrap();
+    let (pool, ways) =
+        (Pool::new(1).unwrap(), [fast::<legacy::Q8_0<false>>("Q8_0"), fast::<legacy::Q8_0<true>>("Q8_0")]);
+    for cols in [32, 256, 512, 1184] {
+        let (weight, _) = random_weight(&mut random, format, &[7, cols]);
+        let (bytes, x) = (weight.bytes(), random.floats(cols));
+        for cpu in backends(1) {
+            let mut panel = Panel::new().unwrap();
+            fill(&mut panel, cpu.isa(), &pool, &x, 1, cols).unwrap();
+            let [a, b] = ways.each_ref().map(|way| {
+                let few = Few { bytes, row_bytes: bytes.len() / 7, cols, x: panel.units(cols, 1) };
+                let (mut view, mut out) = (View::default(), vec![0.0; 8]);
+                way.few(cpu.isa(), few, &mut view, &mut out);
+                out
+            });
+            assert!(a[..7] == b[..7] && a[0] != 0.0, "{} {cols}: {a:?} and {b:?}", cpu.name());
+        }
+    }
+}
+
 #[test]
 fn activations_that_are_no_numbers_are_seen_in_the_result() {
     let mut random = Random::new(14);

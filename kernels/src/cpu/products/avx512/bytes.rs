@@ -62,6 +62,18 @@ impl<const VBMI: bool> ByteLanes for Wide<VBMI> {
         now!(_mm512_permutex2var_epi16(self.load(unit, first), places, self.load(unit, second)))
     }
 
+    /// (Where the compiler sees that blocks and scales lie side by side it makes other loads and permutations of these, which take twice as
+    /// long: so the address is hidden from it.)
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read there
+    fn blocks_apart(self, unit: &[u8], block: usize, at: usize, part: usize) -> __m512i {
+        let mut start = unit.as_ptr();
+        now!(std::arch::asm!("/* {0} */", inout(reg) start, options(pure, nomem, nostack, preserves_flags)));
+        // SAFETY: what went in came out.
+        let unit = unsafe { std::slice::from_raw_parts(start, unit.len()) };
+        self.pair(unit, 2 * part * block + at, (2 * part + 1) * block + at)
+    }
+
     #[inline(always)]
     fn heads(self, a: &[u8], b: &[u8]) -> __m512i {
         let (a, b): (&[u8; 16], &[u8; 16]) = (array(a, 0), array(b, 0));

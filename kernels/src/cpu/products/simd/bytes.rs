@@ -15,6 +15,11 @@ pub(in crate::cpu::products) trait ByteLanes: Registers {
     fn blocks(self, unit: &[u8], block: usize, at: usize, part: usize) -> Self::Bytes {
         self.pair(unit, 2 * part * block + at, (2 * part + 1) * block + at)
     }
+    /// The same, each block by a load of its own.
+    #[inline(always)]
+    fn blocks_apart(self, unit: &[u8], block: usize, at: usize, part: usize) -> Self::Bytes {
+        self.blocks(unit, block, at, part)
+    }
     /// The first 16 bytes of `a` twice, then those of `b` twice.
     fn heads(self, a: &[u8], b: &[u8]) -> Self::Bytes;
     /// For each byte the one of its 16 that the table says, or 0 for 0x80.
