@@ -24,10 +24,11 @@ pub(super) fn round(
             let row = x.get((first + token) * cols..(first + token + 1) * cols).unwrap_or_default();
             for (step, to) in to.iter_mut().enumerate() {
                 let at = start + STEP * step;
-                let (both, left) = split([sixteen(row, at), sixteen(row, at + 16)]);
+                let numbers = [sixteen(row, at), sixteen(row, at + 16)];
+                let both = rounded(numbers);
                 store(&mut to[token], both);
                 if let Some(rest) = &mut rest {
-                    store(&mut rest[step][token], left);
+                    store(&mut rest[step][token], left(numbers, both));
                 }
             }
         }
@@ -38,20 +39,24 @@ pub(super) fn round(
     unsafe { compiled(x, cols, first, start, to.as_chunks_mut().0.as_chunks_mut().0, rest) }
 }
 
-/// Brain floats of the first, then of the second; and of what rounding left, nothing of what is not finite.
+/// Brain floats of the first, then of the second.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
-fn split([a, b]: [__m512; 2]) -> (__m512i, __m512i) {
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded([a, b]: [__m512; 2]) -> __m512i {
     // SAFETY: both are 64 bytes.
-    let of_two = |a, b| unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };
-    let both = of_two(a, b);
-    let left = |x, half| {
-        let rounded = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
-        let left = _mm512_sub_ps(x, rounded);
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) }
+}
+
+/// Brain floats of what rounding left: of what is not finite, nothing.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn left([a, b]: [__m512; 2], rounded_both: __m512i) -> __m512i {
+    let left = |x, rounded| {
+        let left = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded))));
         _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(left, left), left)
     };
-    let halves = (_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both));
-    (both, of_two(left(a, halves.0), left(b, halves.1)))
+    let halves = (_mm512_castsi512_si256(rounded_both), _mm512_extracti64x4_epi64::<1>(rounded_both));
+    rounded([left(a, halves.0), left(b, halves.1)])
 }
 
 /// `x[at .. at + 16]`, zeros behind the end.
@@ -118,9 +123,7 @@ fn weights(codes: __m512i, scale: __m512, plus: __m512) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pairs(first: __m512, second: __m512, in_pairs: __m512i) -> __m512i {
-    // SAFETY: both are 64 bytes.
-    let one_after_the_other = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) };
-    _mm512_permutexvar_epi16(in_pairs, one_after_the_other)
+    _mm512_permutexvar_epi16(in_pairs, rounded([first, second]))
 }
 
 #[inline]
@@ -166,9 +169,9 @@ pub(super) fn of_halves(_: Amx, bytes: &[u8], row_bytes: usize, unit: usize, pan
                     let halves = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
                     let a = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
                     let b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves));
-                    let (both, left) = split([a, b]);
+                    let both = rounded([a, b]);
                     store(row, both);
-                    store(rest, left);
+                    store(rest, left([a, b], both));
                 }
             }
             put(s, &rows, half, panel);
