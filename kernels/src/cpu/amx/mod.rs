@@ -4,7 +4,7 @@
 //! integers with a scale for 32, and faster: integer products would have to become floats for every group of weights that has a scale of its
 //! own, which takes longer than to multiply them (16 x 16 sums of 32 products: 16 cycles to multiply, 24 to scale).
 //!
-//! Weights of half precision are two brain floats each, without loss, and meet activations of two each: three products, of 16 bits of precision, where
+//! Weights of half precision are two brain floats each, without loss, and meet activations of two each: three products, of 16 bits of precision, and
 //! more than twice as fast as products of f32. F32 weights would take six, which is no faster.
 //!
 //! - activations become [`Block`]s, once for all rows of weights;
@@ -195,15 +195,15 @@ impl<'a> Part<'a> {
         // On cache lines, as `tiles` likes them.
         let of_panel = if self.source.has_rest() { 2 * PANEL } else { PANEL };
         let mut scratch = Scratch::of(of_panel + panels * len);
-        let (panel, sums) = scratch.floats().split_at_mut(of_panel);
-        let (panel, rest) = panel.split_at_mut(PANEL);
+        let (panels_of_unit, sums) = scratch.floats().split_at_mut(of_panel);
         sums.fill(0.0);
         let tiles = Tiles::new(amx);
         for unit in 0..self.weight.cols().div_ceil(UNIT) {
             let here = (unit * x.count + blocks.start) * BLOCK..(unit * x.count + blocks.end) * BLOCK;
             for (i, sums) in sums.chunks_exact_mut(len).enumerate() {
                 let rows = rows.start + i * ROWS..rows.end.min(rows.start + (i + 1) * ROWS);
-                self.fill(amx, isa, rows, unit, tile, panel, rest);
+                self.fill(amx, isa, rows, unit, tile, panels_of_unit);
+                let (panel, rest) = panels_of_unit.split_at(PANEL);
                 tiles.multiply(&x.blocks[here.clone()], panel, sums);
                 if self.source.has_rest() {
                     tiles.multiply(&x.rest[here.clone()], panel, sums);
@@ -214,27 +214,20 @@ impl<'a> Part<'a> {
         self.put(rows, tokens, sums, len);
     }
 
-    /// One unit of some rows. `rest`: a second panel where what rounding left counts.
-    #[allow(clippy::too_many_arguments)] // a piece of the function above
-    fn fill(
-        &self,
-        amx: Amx,
-        isa: Isa,
-        rows: Range<usize>,
-        unit: usize,
-        tile: &mut Tile,
-        panel: &mut [f32],
-        rest: &mut [f32],
-    ) {
+    /// One unit of some rows. `panels`: a second one where what rounding left counts.
+    fn fill(&self, amx: Amx, isa: Isa, rows: Range<usize>, unit: usize, tile: &mut Tile, panels: &mut [f32]) {
         let (bytes, cols) = (self.weight.bytes_of(rows.clone()), self.weight.cols());
         let row_bytes = bytes.len() / rows.len();
         match self.source {
             Source::Packed(fast) => {
                 fast.unpack(isa, Rest { bytes, row_bytes, cols, unit, tile });
-                brain::of_tile(amx, &tile.unpacked(), panel);
+                brain::of_tile(amx, &tile.unpacked(), panels);
             }
-            Source::BrainFloats => brain::of_rows(amx, bytes, row_bytes, unit, panel),
-            Source::Halves => brain::of_halves(amx, bytes, row_bytes, unit, panel, rest),
+            Source::BrainFloats => brain::of_rows(amx, bytes, row_bytes, unit, panels),
+            Source::Halves => {
+                let (panel, rest) = panels.split_at_mut(PANEL);
+                brain::of_halves(amx, bytes, row_bytes, unit, panel, rest);
+            }
         }
     }
 
