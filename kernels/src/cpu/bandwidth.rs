@@ -5,7 +5,7 @@ use super::ahead::Ahead;
 use super::amx;
 use super::memory::{Aligned, Pages};
 use super::simd::{Op, Simd, dispatch};
-use super::{Cpu, Split, products};
+use super::{Cpu, Isa, Split, products};
 use crate::Result;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -34,9 +34,9 @@ const ITEM: usize = 64 * 1024;
 
 impl Cpu {
     /// Measures the bandwidth now; half a second to one. Errors: not enough memory (a buffer of eight times the last-level
-    /// cache, 128 MiB to 1 GiB).
+    /// cache, 128 to 512 MiB).
     pub fn bandwidth(&self) -> Result<Bandwidth> {
-        let bytes = (8 * last_level_cache().unwrap_or(32 << 20)).clamp(128 << 20, 1 << 30);
+        let bytes = (8 * last_level_cache().unwrap_or(32 << 20)).clamp(128 << 20, 512 << 20);
         Ok(Bandwidth {
             small_pages: self.read_rate(bytes / 4, Pages::Small)?,
             huge_pages: self.read_rate(bytes / 4, Pages::Huge)?,
@@ -68,8 +68,8 @@ impl Cpu {
         items * rounds * products::ROUND
     }
 
-    /// The better of reading as the hardware looks ahead, and of asking as products do ([`Ahead`]). Each is the median over several passes, so that
-    /// neither a pause nor a lucky moment counts.
+    /// The best of reading as the hardware looks ahead and of asking as products do ([`Ahead`]), each with registers of all widths: an Intel server read
+    /// 15.4 GB/s with 512 bits and 19.2 with 256. Each is the median over several passes, so that neither a pause nor a lucky moment counts.
     fn read_rate(&self, floats: usize, pages: Pages) -> Result<f64> {
         let items = floats / ITEM;
         let mut data = Aligned::<f32>::with_pages(items * ITEM, "the buffer for measuring bandwidth", pages)?;
@@ -79,22 +79,24 @@ impl Cpu {
             // SAFETY: each part belongs to one item.
             self.pool.run(items, |i| unsafe { data.slice(i * ITEM, ITEM) }.fill(1.0));
         }
-        let mut rates = [const { Vec::new() }; 2];
+        let narrow = self.isa.min(Isa::Avx2);
+        let ways = [(self.isa, false), (self.isa, true), (narrow, false), (narrow, true)];
+        let mut rates = [const { Vec::new() }; 4];
         let begin = Instant::now();
-        while begin.elapsed() < TIME || rates[1].len() < 3 {
-            for (rates, asks) in rates.iter_mut().zip([false, true]) {
+        while begin.elapsed() < TIME || rates[3].len() < 3 {
+            for (rates, (isa, asks)) in rates.iter_mut().zip(ways) {
                 let start = Instant::now();
                 self.pool.run(items, |i| {
-                    black_box(dispatch(self.isa, Read { data: &data[i * ITEM..][..ITEM], asks }));
+                    black_box(dispatch(isa, Read { data: &data[i * ITEM..][..ITEM], asks }));
                 });
                 rates.push((items * ITEM * 4) as f64 / start.elapsed().as_secs_f64() / 1e9);
             }
         }
-        let [a, b] = rates.map(|mut rates: Vec<f64>| {
+        let medians = rates.map(|mut rates: Vec<f64>| {
             rates.sort_unstable_by(f64::total_cmp);
             rates[rates.len() / 2]
         });
-        Ok(a.max(b))
+        Ok(medians.into_iter().fold(0.0, f64::max))
     }
 }
 
