@@ -21,7 +21,7 @@ mod brain;
 mod tests;
 mod tiles;
 
-use super::float;
+use super::float::{self, Brains};
 use super::memory::{Scratch, Split};
 use super::products::{Fast, ROWS, Rest, Tile, UNIT};
 use super::{Activations, Amx, Cpu, Isa, Weight, profile};
@@ -73,8 +73,8 @@ pub(super) fn products(amx: Amx, rounds: usize) {
 pub(super) fn takes(weight: &Weight, n: usize) -> bool {
     match Source::of(weight) {
         Some(Source::Packed(_)) => n >= FEWEST_PACKED,
-        Some(Source::BrainFloats) => n >= FEWEST,
-        Some(Source::Halves) => n >= FEWEST_HALVES,
+        Some(Source::Floats(Brains::One)) => n >= FEWEST,
+        Some(Source::Floats(Brains::Two)) => n >= FEWEST_HALVES,
         None => false,
     }
 }
@@ -83,23 +83,17 @@ pub(super) fn takes(weight: &Weight, n: usize) -> bool {
 #[derive(Clone, Copy)]
 enum Source {
     Packed(&'static Fast),
-    BrainFloats,
-    Halves,
+    Floats(Brains),
 }
 
 impl Source {
     fn of(weight: &Weight) -> Option<Self> {
-        match float::name(weight) {
-            Some("BF16") => Some(Source::BrainFloats),
-            Some("F16") => Some(Source::Halves),
-            Some(_) => None,
-            None => weight.fast().map(Source::Packed),
-        }
+        weight.fast().map(Source::Packed).or_else(|| float::brains(weight).map(Source::Floats))
     }
 
     /// Whether what rounding left counts as well.
     fn has_rest(self) -> bool {
-        matches!(self, Source::Halves)
+        matches!(self, Source::Floats(Brains::Two))
     }
 }
 
@@ -223,8 +217,8 @@ impl<'a> Part<'a> {
                 fast.unpack(isa, Rest { bytes, row_bytes, cols, unit, tile });
                 brain::of_tile(amx, &tile.unpacked(), panels);
             }
-            Source::BrainFloats => brain::of_rows(amx, bytes, row_bytes, unit, panels),
-            Source::Halves => {
+            Source::Floats(Brains::One) => brain::of_rows(amx, bytes, row_bytes, unit, panels),
+            Source::Floats(Brains::Two) => {
                 let (panel, rest) = panels.split_at_mut(PANEL);
                 brain::of_halves(amx, bytes, row_bytes, unit, panel, rest);
             }

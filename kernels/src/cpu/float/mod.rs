@@ -37,24 +37,35 @@ const MOST_TOKENS: usize = 576;
 /// Items that each thread should find at least, so that none waits long for the last one.
 const ITEMS_PER_THREAD: usize = 4;
 
-/// Every format of floats, and whether the BF16 dot product takes such weights as they are.
-static ALL: &[Float] =
-    &[float::<few::F32>("F32", false), float::<few::F16>("F16", false), float::<few::Bf16>("BF16", true)];
+/// Every format of floats, and how many brain floats a weight is.
+static ALL: &[Float] = &[
+    float::<few::F32>("F32", None),
+    float::<few::F16>("F16", Some(Brains::Two)),
+    float::<few::Bf16>("BF16", Some(Brains::One)),
+];
+
+/// As how many brain floats a weight can be written without loss, where that is of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Brains {
+    /// It is one.
+    One,
+    Two,
+}
 
 /// The products of a format.
 struct Float {
     name: &'static str,
     few: fn(Isa, few::Rows<'_, '_>),
     many: fn(Isa, many::Tiles<'_, '_>),
-    bf16: bool,
+    brains: Option<Brains>,
 }
 
-const fn float<F: few::Stored>(name: &'static str, bf16: bool) -> Float {
+const fn float<F: few::Stored>(name: &'static str, brains: Option<Brains>) -> Float {
     Float {
         name,
         few: |isa, rows| dispatch(isa, few::Each::<F>(rows, PhantomData)),
         many: |isa, tiles| dispatch(isa, many::Converted::<F>(tiles, PhantomData)),
-        bf16,
+        brains,
     }
 }
 
@@ -70,9 +81,9 @@ pub(super) fn takes(weight: &Weight) -> bool {
     Float::of(weight).is_some()
 }
 
-/// The format's name, if the products here take the weight.
-pub(super) fn name(weight: &Weight) -> Option<&'static str> {
-    Float::of(weight).map(|float| float.name)
+/// How many brain floats a number of the weight is; `None` where it is no float, or none that they can hold.
+pub(super) fn brains(weight: &Weight) -> Option<Brains> {
+    Float::of(weight)?.brains
 }
 
 /// One product with its output open to several threads.
@@ -127,7 +138,7 @@ pub(super) fn matmul(cpu: &Cpu, x: &[f32], n: usize, products: &mut [Product<'_,
     // Weights that share activations have as many columns; others would have been packed for nothing.
     for parts in parts.chunk_by(|a, b| a.cols == b.cols && std::ptr::eq(a.float, b.float)) {
         #[cfg(target_arch = "x86_64")]
-        if parts[0].float.bf16
+        if parts[0].float.brains == Some(Brains::One)
             && cpu.options().activations == Activations::Int8
             && let Some(proof) = bf16::Proof::new(cpu.isa())
         {
